@@ -1,0 +1,1 @@
+"""Nova compute driver that makes sandboxes: places in which containers run."""
