@@ -1,0 +1,79 @@
+# Processes: started in sessions of their own, known by pid and start time, stopped by those.
+# shellcheck shell=bash
+
+# pid_started PID: the process's start time in clock ticks; nothing for a zombie or no process.
+# It is what makes a recorded pid safe to signal: a pid is reused, and a daemon's command line
+# and environment are no proof, since OpenStack's daemons overwrite both.
+pid_started() {
+    [ -r "/proc/$1/stat" ] || return 0
+    sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | awk '$1 != "Z" {print $20}'
+}
+
+# running NAME: whether the recorded process still is the one that was started.
+running() {
+    local pid began
+    read -r pid began _ 2>/dev/null <"$RUN/$1.pid" || return 1
+    [ -n "$began" ] && [ "$(pid_started "$pid")" = "$began" ]
+}
+
+# start NAME STAMP COMMAND...: runs COMMAND in the background unless it runs already from the same
+# STAMP, which stands for its configuration and code. A change of those restarts it.
+start() {
+    local name=$1 stamp=$2 pid old
+    shift 2
+    if running "$name"; then
+        read -r _ _ old <"$RUN/$name.pid"
+        [ "$old" = "$stamp" ] && return 0
+        stop "$name"
+    fi
+    echo "=== $(date -Is) $*" >>"$LOG/$name.log"
+    # 9 is this tool's own lock, which a service must not hold for it
+    setsid "$@" >>"$LOG/$name.log" 2>&1 </dev/null 9>&- &
+    pid=$!
+    echo "$pid $(pid_started "$pid") $stamp" >"$RUN/$name.pid"
+}
+
+# as_user USER COMMAND...: for start; drops root for good, and keeps the process's pid.
+as_user() {
+    local user=$1
+    shift
+    exec setpriv --reuid="$user" --regid="$user" --init-groups \
+        env HOME="$ALLINONE_DIR/home/$user" USER="$user" LOGNAME="$user" "$@"
+}
+
+# stop NAME [SECONDS [only]]: TERM, then KILL for what is left of its session. With "only" the
+# session is left alone: containerd's shims live in it, and with them the users' containers.
+stop() {
+    local name=$1 seconds=${2:-15} whom=${3:-session} pid i
+    if running "$name"; then
+        read -r pid _ <"$RUN/$name.pid"
+        kill -TERM "$pid" 2>/dev/null || true
+        for ((i = 0; i < seconds * 10; i++)); do
+            running "$name" || break
+            sleep 0.1
+        done
+        if [ "$whom" = session ]; then
+            pkill -KILL -s "$pid" 2>/dev/null || true
+        elif running "$name"; then
+            kill -KILL "$pid" 2>/dev/null || true
+        fi
+    fi
+    rm -f "$RUN/$name.pid"
+}
+
+# wait_for SECONDS NAME COMMAND...: until COMMAND succeeds; fails early when service NAME died.
+wait_for() {
+    local seconds=$1 name=$2 i
+    shift 2
+    for ((i = 0; i < seconds * 5; i++)); do
+        "$@" >/dev/null 2>&1 && return 0
+        [ ! -e "$RUN/$name.pid" ] || running "$name" || fail "$LOG/$name.log" "$name ended"
+        sleep 0.2
+    done
+    fail "$LOG/$name.log" "$name did not answer within $seconds s"
+}
+
+# http_up URL: any answer below 500 shows a service that works.
+http_up() {
+    curl -s -o /dev/null --max-time 10 -w '%{http_code}' "$1" | grep -q '^[2-4]'
+}

@@ -1,0 +1,224 @@
+"""What the agent stores: the tables, and the words for a container's state.
+
+A container's row holds what the user wants (``desired``, ``operation``, under a
+``generation``) and what the reconciler last saw (``status`` and the facts beside it).
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import typing
+
+from sqlalchemy import JSON, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy.dialects import mysql
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import DateTime
+
+
+def now() -> datetime.datetime:
+    """Return the time in UTC, without a zone, as the database keeps it."""
+    return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+
+
+class Status(enum.StrEnum):
+    """The status words of the Zun API; clients compare with these very strings."""
+
+    CREATING = 'Creating'
+    CREATED = 'Created'
+    RUNNING = 'Running'
+    STOPPED = 'Stopped'
+    PAUSED = 'Paused'
+    ERROR = 'Error'
+    UNKNOWN = 'Unknown'
+    DELETING = 'Deleting'
+    DELETED = 'Deleted'
+    DEAD = 'Dead'
+    RESTARTING = 'Restarting'
+    REBUILDING = 'Rebuilding'
+
+
+class Desired(enum.StrEnum):
+    """What the user wants a container to be."""
+
+    CREATED = 'created'
+    RUNNING = 'running'
+    STOPPED = 'stopped'
+    PAUSED = 'paused'
+    DELETED = 'deleted'
+
+
+# Microseconds: the order of two containers made in one second must be told.
+Time = DateTime().with_variant(mysql.DATETIME(fsp=6), 'mysql')
+
+
+class Base(DeclarativeBase):
+    """Base of the tables."""
+
+    type_annotation_map = {
+        datetime.datetime: Time,
+        dict[str, typing.Any]: JSON,
+        dict[str, str]: JSON,
+        list[str]: JSON,
+        list[int]: JSON,
+        list[dict[str, typing.Any]]: JSON,
+    }
+
+
+class Container(Base):
+    """One container, or the intent to make one.
+
+    While Nova is asked for a new sandbox, the row stands under the intent's own uuid
+    (`intent_id`), with `sandbox_id` None; Nova's answer gives it its uuid for good.
+
+    :ivar uuid: in the API; the server's uuid where a sandbox was made for it
+    :ivar owns_sandbox: the sandbox was made for it, and goes with it
+    :ivar cpu: cores; None asks for no limit of its own
+    :ivar memory: MiB; None asks for no limit of its own
+    :ivar operation: a request that is an act, not a state: ``{'op': 'restart',
+        'timeout': 10}`` or ``{'op': 'kill', 'signal': 'HUP'}``; None when done
+    :ivar generation: grows with each request
+    :ivar observed_generation: the last that the reconciler carried out
+    :ivar incarnation: of the sandbox in which `docker_id` was made
+    :ivar addresses: as the API shows them
+    """
+
+    __tablename__ = 'containers'
+    __table_args__ = (
+        Index('ix_containers_project', 'project_id', 'id'),
+        Index('ix_containers_sandbox', 'sandbox_id'),
+        Index('ix_containers_name', 'name'),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    uuid: Mapped[str] = mapped_column(String(36), unique=True)
+    intent_id: Mapped[str | None] = mapped_column(String(36), unique=True)
+    project_id: Mapped[str] = mapped_column(String(255))
+    user_id: Mapped[str] = mapped_column(String(255))
+    created_at: Mapped[datetime.datetime] = mapped_column(default=now)
+    updated_at: Mapped[datetime.datetime | None] = mapped_column(onupdate=now)
+
+    name: Mapped[str] = mapped_column(String(255))
+    image: Mapped[str] = mapped_column(String(255))
+    image_driver: Mapped[str] = mapped_column(String(255), default='docker')
+    image_pull_policy: Mapped[str] = mapped_column(String(16), default='ifnotpresent')
+    command: Mapped[list[str] | None]
+    entrypoint: Mapped[list[str] | None]
+    environment: Mapped[dict[str, str]] = mapped_column(default=dict)
+    workdir: Mapped[str | None] = mapped_column(String(4096))
+    labels: Mapped[dict[str, str]] = mapped_column(default=dict)
+    hints: Mapped[dict[str, typing.Any]] = mapped_column(default=dict)
+    hostname: Mapped[str | None] = mapped_column(String(255))
+    cpu: Mapped[float | None] = mapped_column(Float)
+    cpu_policy: Mapped[str | None] = mapped_column(String(16))
+    memory: Mapped[int | None] = mapped_column(Integer)
+    disk: Mapped[int | None] = mapped_column(Integer)
+    ports: Mapped[list[int]] = mapped_column(default=list)
+    security_groups: Mapped[list[str]] = mapped_column(default=list)
+    nets: Mapped[list[dict[str, typing.Any]]] = mapped_column(default=list)
+    availability_zone: Mapped[str | None] = mapped_column(String(255))
+    interactive: Mapped[bool] = mapped_column(default=False)
+    tty: Mapped[bool] = mapped_column(default=False)
+    auto_remove: Mapped[bool] = mapped_column(default=False)
+    auto_heal: Mapped[bool] = mapped_column(default=False)
+    restart_policy: Mapped[dict[str, typing.Any]] = mapped_column(default=dict)
+    healthcheck: Mapped[dict[str, typing.Any] | None]
+
+    sandbox_id: Mapped[str | None] = mapped_column(String(36))
+    owns_sandbox: Mapped[bool] = mapped_column(default=False)
+
+    desired: Mapped[str] = mapped_column(String(16), default=Desired.CREATED)
+    operation: Mapped[dict[str, typing.Any] | None]
+    stop_timeout: Mapped[int | None] = mapped_column(Integer)
+    generation: Mapped[int] = mapped_column(Integer, default=1)
+    observed_generation: Mapped[int] = mapped_column(Integer, default=0)
+
+    host: Mapped[str | None] = mapped_column(String(255))
+    incarnation: Mapped[str | None] = mapped_column(String(36))
+    docker_id: Mapped[str | None] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(16), default=Status.CREATING)
+    status_reason: Mapped[str | None] = mapped_column(Text)
+    task_state: Mapped[str | None] = mapped_column(String(32))
+    exit_code: Mapped[int | None] = mapped_column(Integer)
+    started_at: Mapped[datetime.datetime | None]
+    finished_at: Mapped[datetime.datetime | None]
+    restart_count: Mapped[int] = mapped_column(Integer, default=0)
+    addresses: Mapped[dict[str, typing.Any]] = mapped_column(default=dict)
+
+
+class Action(Base):
+    """One request that changed a container, for ``container_actions``.
+
+    It is kept after the container's end, as Nova keeps its instance actions.
+    """
+
+    __tablename__ = 'container_actions'
+    __table_args__ = (Index('ix_actions_container', 'container_uuid', 'id'),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    container_uuid: Mapped[str] = mapped_column(String(36))
+    action: Mapped[str] = mapped_column(String(64))
+    request_id: Mapped[str] = mapped_column(String(64))
+    user_id: Mapped[str] = mapped_column(String(255))
+    project_id: Mapped[str] = mapped_column(String(255))
+    generation: Mapped[int | None] = mapped_column(Integer)
+    start_time: Mapped[datetime.datetime] = mapped_column(default=now)
+    finish_time: Mapped[datetime.datetime | None]
+    message: Mapped[str | None] = mapped_column(Text)
+
+    events: Mapped[list[ActionEvent]] = relationship(
+        order_by='ActionEvent.id', lazy='selectin', cascade='all, delete-orphan'
+    )
+
+
+class ActionEvent(Base):
+    """One step of an action."""
+
+    __tablename__ = 'container_action_events'
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    action_id: Mapped[int] = mapped_column(
+        ForeignKey('container_actions.id', ondelete='CASCADE'), index=True
+    )
+    event: Mapped[str] = mapped_column(String(64))
+    start_time: Mapped[datetime.datetime] = mapped_column(default=now)
+    finish_time: Mapped[datetime.datetime | None]
+    result: Mapped[str | None] = mapped_column(String(16))
+    traceback: Mapped[str | None] = mapped_column(Text)
+
+
+class SandboxClaim(Base):
+    """Which host has the containers of a sandbox, and in which incarnation of it."""
+
+    __tablename__ = 'sandbox_claims'
+
+    sandbox_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(255))
+    host: Mapped[str] = mapped_column(String(255), index=True)
+    incarnation: Mapped[str] = mapped_column(String(36))
+    claimed_at: Mapped[datetime.datetime] = mapped_column(default=now)
+
+
+class Service(Base):
+    """One agent: where it is reached, when it last said that it lives, what its host has.
+
+    :ivar facts: of the host, as ``GET /v1/hosts`` shows them
+    """
+
+    __tablename__ = 'services'
+    __table_args__ = (UniqueConstraint('host', 'binary'),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    uuid: Mapped[str] = mapped_column(String(36), unique=True)
+    host: Mapped[str] = mapped_column(String(255))
+    binary: Mapped[str] = mapped_column(String(255), default='zun-agent')
+    endpoint: Mapped[str] = mapped_column(String(255))
+    availability_zone: Mapped[str | None] = mapped_column(String(255))
+    disabled: Mapped[bool] = mapped_column(default=False)
+    disabled_reason: Mapped[str | None] = mapped_column(String(255))
+    forced_down: Mapped[bool] = mapped_column(default=False)
+    report_count: Mapped[int] = mapped_column(Integer, default=0)
+    last_seen_up: Mapped[datetime.datetime | None]
+    facts: Mapped[dict[str, typing.Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime.datetime] = mapped_column(default=now)
+    updated_at: Mapped[datetime.datetime | None] = mapped_column(onupdate=now)
