@@ -1,0 +1,101 @@
+"""The rules of doc/source/architecture.rst that a machine can hold the code to."""
+
+import ast
+import configparser
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+MODULES = sorted(path for name in ('zun_virt', 'zun_agent') for path in (ROOT / name).rglob('*.py'))
+
+
+def imports(path):
+    """Return the dotted names that a module imports, at any depth."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module)
+            found.update(f'{node.module}.{alias.name}' for alias in node.names)
+    return found
+
+
+def importers(package, library):
+    def is_library(name):
+        return name == library or name.startswith(f'{library}.')
+
+    return {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / package).rglob('*.py')
+        if any(is_library(name) for name in imports(path))
+    }
+
+
+def test_there_is_code_to_hold():
+    assert len(MODULES) > 20
+
+
+@pytest.mark.parametrize(
+    ('package', 'library', 'modules'),
+    [
+        ('zun_virt', 'docker', {'zun_virt/host.py'}),
+        ('zun_agent', 'docker', {'zun_agent/runtime.py'}),
+        ('zun_virt', 'os_vif', {'zun_virt/network.py'}),
+        ('zun_virt', 'oslo_privsep', {'zun_virt/privsep.py'}),
+        ('zun_virt', 'pyroute2', {'zun_virt/privsep.py'}),
+        ('zun_agent', 'nova', set()),
+        ('zun_agent', 'os_vif', set()),
+        ('zun_agent', 'oslo_privsep', set()),
+    ],
+)
+def test_each_outside_library_has_one_room(package, library, modules):
+    assert importers(package, library) == modules
+
+
+def test_the_agent_imports_nothing_of_the_driver_but_the_contract():
+    allowed = re.compile(r'zun_virt(\.sandbox(\..*)?)?$')
+    for path in (ROOT / 'zun_agent').rglob('*.py'):
+        for name in imports(path):
+            if name.startswith('zun_virt'):
+                assert allowed.match(name), f'{path}: {name}'
+
+
+def test_the_contract_imports_no_backend():
+    names = imports(ROOT / 'zun_virt' / 'sandbox.py')
+    assert not {name.split('.')[0] for name in names} & {'nova', 'os_vif', 'docker', 'oslo_config'}
+
+
+def test_the_driver_speaks_nova_and_plain_values():
+    source = (ROOT / 'zun_virt' / 'driver.py').read_text()
+    code = '\n'.join(line.split('#')[0] for line in source.splitlines())
+    assert not re.search(r'\b(docker_?client|api_?client|veth|netlink|iproute)\b', code, re.I)
+
+
+@pytest.mark.parametrize('path', MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms_stay_small(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 45, node.name
+
+
+def test_every_package_is_packaged():
+    config = configparser.ConfigParser()
+    config.read(ROOT / 'setup.cfg')
+    listed = set(config['options']['packages'].split())
+    found = {
+        '.'.join(path.parent.relative_to(ROOT).parts)
+        for path in MODULES
+        if path.name == '__init__.py'
+    }
+    assert listed == (found - {'zun_virt.shim'}) | {'nova.virt.zun_virt'}
+
+
+def test_nothing_waits_for_ever_on_http():
+    for path in MODULES:
+        for call in re.findall(r'requests\.(?:get|post|put|delete)\([^)]*\)', path.read_text()):
+            assert 'timeout=' in call, f'{path}: {call}'
