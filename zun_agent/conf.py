@@ -62,6 +62,19 @@ DOCKER_OPTS = [
         min=1,
         help='Seconds without any progress after which the pull of an image is given up.',
     ),
+    cfg.IntOpt('parallel_pulls', default=3, min=1, help='Images that are fetched at one time.'),
+    cfg.IntOpt(
+        'log_max_size',
+        default=10,
+        min=1,
+        help="MiB in one file of a container's log, after which it is rotated.",
+    ),
+    cfg.IntOpt('log_max_files', default=3, min=1, help="Files kept of a container's log."),
+    cfg.StrOpt(
+        'runtime',
+        help='OCI runtime for the containers, by the name the Docker Engine knows it by (runc, '
+        'crun, runsc, kata). The default of the Docker Engine when it is not set.',
+    ),
 ]
 
 CONTAINER_OPTS = [

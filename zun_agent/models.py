@@ -49,7 +49,10 @@ class Desired(enum.StrEnum):
 
 
 # Microseconds: the order of two containers made in one second must be told.
-Time = DateTime().with_variant(mysql.DATETIME(fsp=6), 'mysql')
+Time = DateTime().with_variant(mysql.DATETIME(fsp=6), 'mysql', 'mariadb')
+
+# None is NULL, so that SQL can ask for it, and not JSON's null.
+Json = JSON(none_as_null=True)
 
 
 class Base(DeclarativeBase):
@@ -57,11 +60,11 @@ class Base(DeclarativeBase):
 
     type_annotation_map = {
         datetime.datetime: Time,
-        dict[str, typing.Any]: JSON,
-        dict[str, str]: JSON,
-        list[str]: JSON,
-        list[int]: JSON,
-        list[dict[str, typing.Any]]: JSON,
+        dict[str, typing.Any]: Json,
+        dict[str, str]: Json,
+        list[str]: Json,
+        list[int]: Json,
+        list[dict[str, typing.Any]]: Json,
     }
 
 
@@ -79,7 +82,10 @@ class Container(Base):
         'timeout': 10}`` or ``{'op': 'kill', 'signal': 'HUP'}``; None when done
     :ivar generation: grows with each request
     :ivar observed_generation: the last that the reconciler carried out
+    :ivar image_ref: what the image driver resolved `image` to when it was asked for: the
+        same image, whatever its name means later; None where only the name counts
     :ivar incarnation: of the sandbox in which `docker_id` was made
+    :ivar interrupted: it ran when its sandbox stopped, and runs again when that starts
     :ivar addresses: as the API shows them
     """
 
@@ -88,6 +94,7 @@ class Container(Base):
         Index('ix_containers_project', 'project_id', 'id'),
         Index('ix_containers_sandbox', 'sandbox_id'),
         Index('ix_containers_name', 'name'),
+        Index('ix_containers_host', 'host'),
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
@@ -101,6 +108,7 @@ class Container(Base):
     name: Mapped[str] = mapped_column(String(255))
     image: Mapped[str] = mapped_column(String(255))
     image_driver: Mapped[str] = mapped_column(String(255), default='docker')
+    image_ref: Mapped[str | None] = mapped_column(String(255))
     image_pull_policy: Mapped[str] = mapped_column(String(16), default='ifnotpresent')
     command: Mapped[list[str] | None]
     entrypoint: Mapped[list[str] | None]
@@ -136,6 +144,7 @@ class Container(Base):
     host: Mapped[str | None] = mapped_column(String(255))
     incarnation: Mapped[str | None] = mapped_column(String(36))
     docker_id: Mapped[str | None] = mapped_column(String(64))
+    interrupted: Mapped[bool] = mapped_column(default=False)
     status: Mapped[str] = mapped_column(String(16), default=Status.CREATING)
     status_reason: Mapped[str | None] = mapped_column(Text)
     task_state: Mapped[str | None] = mapped_column(String(32))
