@@ -1,0 +1,167 @@
+"""The database behind the store: connections, transactions, and the one seam for its errors."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import random
+import time
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+from oslo_log import log as logging
+from sqlalchemy import event, exc
+from sqlalchemy.orm import Session, sessionmaker
+
+from zun_agent import errors
+
+LOG = logging.getLogger(__name__)
+
+T = typing.TypeVar('T')
+
+ATTEMPTS = 5
+"""How often a transaction is tried that met a deadlock or a lost connection."""
+
+LOCK_WAIT = 10
+"""Seconds to wait for a lock that another transaction holds."""
+
+_MIGRATION_LOCK = 'zun-agent-migration'
+
+# MariaDB: lock wait timeout, deadlock, record changed since last read, connection lost or
+# refused (2003, 2006, 2013), server shutting down (1053), too many connections (1040).
+_MYSQL_RETRIED = frozenset({1020, 1040, 1053, 1205, 1213, 2003, 2006, 2013})
+# PostgreSQL: serialization failure, deadlock, lock not available.
+_POSTGRESQL_RETRIED = frozenset({'40001', '40P01', '55P03'})
+
+
+class Database:
+    """One SQL database and the transactions on it."""
+
+    def __init__(self, url: str) -> None:
+        """Use the database at the SQLAlchemy `url`; nothing is connected to yet."""
+        self._url = sa.make_url(url)
+        self.engine = _engine(self._url)
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    def read(self, work: Callable[[Session], T]) -> T:
+        """Return what `work` reads; the objects are detached from the session.
+
+        :raises errors.ServiceUnavailable: the database does not answer
+        """
+        return self._run(work, write=False)
+
+    def write(self, work: Callable[[Session], T]) -> T:
+        """Do `work` in one transaction, again if the database asks for that.
+
+        :param work: is called once for each attempt, with a fresh session
+        :raises errors.ServiceUnavailable: the database does not answer
+        """
+        return self._run(work, write=True)
+
+    def _run(self, work: Callable[[Session], T], *, write: bool) -> T:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with self._sessions() as session:
+                    session.connection(execution_options={'zun_write': write})
+                    result = work(session)
+                    if write:
+                        session.commit()
+                    return result
+            except exc.IntegrityError:
+                raise
+            except (exc.DBAPIError, exc.TimeoutError) as error:
+                if not _may_be_retried(error) or attempt == ATTEMPTS:
+                    LOG.exception('the store failed, attempt %d; the request is refused', attempt)
+                    raise errors.ServiceUnavailable('The store does not answer.') from error
+                LOG.info('the store asks for another attempt, after %d: %s', attempt, error)
+                time.sleep(random.uniform(0.5, 1.5) * 0.02 * 2**attempt)  # noqa: S311
+        raise AssertionError('unreachable')
+
+    @contextmanager
+    def migration(self) -> Iterator[sa.Connection]:
+        """Hold a connection in which the schema may be changed, one agent at a time.
+
+        :raises errors.ServiceUnavailable: the database does not answer
+        """
+        if self._url.get_backend_name() == 'sqlite':
+            _create_file(self._url.database)
+        try:
+            with self.engine.connect().execution_options(zun_write=True) as connection:
+                self._lock_schema(connection)
+                yield connection
+                connection.commit()
+                self._unlock_schema(connection)
+        except exc.DBAPIError as error:
+            raise errors.ServiceUnavailable(f'The store does not answer: {error.orig}') from error
+
+    def _lock_schema(self, connection: sa.Connection) -> None:
+        """Keep other agents out; SQLite's transactions on the schema do so by themselves."""
+        backend = self._url.get_backend_name()
+        if backend in ('mysql', 'mariadb'):
+            got = connection.scalar(sa.text('SELECT GET_LOCK(:n, 120)'), {'n': _MIGRATION_LOCK})
+            if got != 1:
+                raise errors.ServiceUnavailable('Another agent migrates the store for too long.')
+        elif backend == 'postgresql':
+            connection.execute(sa.text('SELECT pg_advisory_xact_lock(9517)'))
+
+    def _unlock_schema(self, connection: sa.Connection) -> None:
+        if self._url.get_backend_name() in ('mysql', 'mariadb'):
+            connection.execute(sa.text('SELECT RELEASE_LOCK(:n)'), {'n': _MIGRATION_LOCK})
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        self.engine.dispose()
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    backend = url.get_backend_name()
+    options: dict[str, typing.Any] = {'pool_size': 8, 'max_overflow': 56, 'pool_timeout': 30}
+    if backend == 'sqlite':
+        engine = sa.create_engine(url, connect_args={'timeout': LOCK_WAIT}, **options)
+        event.listen(engine, 'connect', _prepare_sqlite)
+        event.listen(engine, 'begin', _begin_sqlite)
+        return engine
+    # A ping before each use would cost a round trip; a connection that was lost is noticed
+    # by the retry instead, and those that the server gives up for idleness are not kept.
+    options.update(pool_recycle=600, isolation_level='READ COMMITTED')
+    if url.get_driver_name() == 'pymysql':
+        options['connect_args'] = {
+            'connect_timeout': 5,
+            'read_timeout': 30,
+            'write_timeout': 30,
+            'init_command': f'SET SESSION innodb_lock_wait_timeout={LOCK_WAIT}',
+        }
+    return sa.create_engine(url, **options)
+
+
+def _prepare_sqlite(connection: typing.Any, _record: typing.Any) -> None:
+    # The module's own transactions begin too late (at the first write); `_begin_sqlite` does it.
+    connection.isolation_level = None
+    for pragma in ('journal_mode=WAL', 'synchronous=FULL', 'foreign_keys=ON'):
+        connection.execute(f'PRAGMA {pragma}')
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A transaction that reads first and then writes would fail, not wait, when another wrote.
+    write = connection.get_execution_options().get('zun_write')
+    connection.exec_driver_sql('BEGIN IMMEDIATE' if write else 'BEGIN')
+
+
+def _create_file(path: str | None) -> None:
+    """Create the file for this user alone: environments hold passwords."""
+    if path and path != ':memory:' and not pathlib.Path(path).exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def _may_be_retried(error: exc.DBAPIError | exc.TimeoutError) -> bool:
+    if isinstance(error, exc.TimeoutError):  # no connection was free for long enough already
+        return False
+    if error.connection_invalidated:
+        return True
+    original = error.orig
+    if getattr(original, 'sqlstate', None) in _POSTGRESQL_RETRIED:
+        return True
+    arguments: tuple[object, ...] = getattr(original, 'args', ())
+    return bool(arguments) and arguments[0] in _MYSQL_RETRIED

@@ -1,0 +1,427 @@
+"""The records of containers, their actions, the sandboxes' claims, and the agents.
+
+What comes out of the store is detached: plain values that stay what they were. Each
+method is one transaction. A database that does not answer is an
+`errors.ServiceUnavailable` from any of them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import typing
+import uuid as uuidlib
+from collections.abc import Callable
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from zun_agent import errors, listing
+from zun_agent.database import Database
+from zun_agent.models import Action, Container, Desired, SandboxClaim, Service, Status, now
+
+Containers: typing.TypeAlias = list[Container]
+
+WANTED_FIELDS = frozenset(
+    {'desired', 'operation', 'stop_timeout', 'generation', 'observed_generation', 'uuid'}
+)
+"""Fields of a container that say what the user wants: `Store.observe` never sets them."""
+
+
+class Store:
+    """All that the agents remember."""
+
+    def __init__(self, url: str) -> None:
+        """Use the database at the SQLAlchemy `url`; nothing is connected to yet."""
+        self._database = Database(url)
+
+    def migrate(self) -> None:
+        """Bring the database's schema up to date; safe against other agents doing so."""
+        # Imported here: it is big, and needed once.
+        from zun_agent import migrations
+
+        with self._database.migration() as connection:
+            migrations.upgrade(connection)
+
+    def close(self) -> None:
+        """Close the connections to the database."""
+        self._database.close()
+
+    # Containers
+
+    def add_container(self, container: Container, action: Action | None = None) -> Container:
+        """Store a new container, and the action that asked for it, under its generation."""
+
+        def work(session: Session) -> Container:
+            session.add(container)
+            if action is not None:
+                action.container_uuid = container.uuid
+                session.flush()
+                action.generation = container.generation
+                session.add(action)
+            return container
+
+        try:
+            return self._database.write(work)
+        except IntegrityError:
+            # The connection was lost over the commit that came to be after all.
+            stored = self.container(container.uuid)
+            if stored is None:
+                raise
+            return stored
+
+    def container(self, uuid: str) -> Container | None:
+        """Return the container, or None."""
+        return self._database.read(lambda session: _container(session, uuid))
+
+    def find(self, project_id: str | None, ident: str) -> Containers:
+        """Return the containers with that uuid or, if there is none, of that name.
+
+        :param project_id: None looks in every project
+        """
+
+        def work(session: Session) -> Containers:
+            query = sa.select(Container).where(
+                sa.or_(Container.uuid == ident, Container.name == ident)
+            )
+            if project_id is not None:
+                query = query.where(Container.project_id == project_id)
+            found = list(session.scalars(query.order_by(Container.id)))
+            return [c for c in found if c.uuid == ident] or [c for c in found if c.name == ident]
+
+        return self._database.read(work)
+
+    def page(
+        self,
+        project_id: str | None,
+        *,
+        filters: dict[str, typing.Any] | None = None,
+        limit: int | None = None,
+        marker: str | None = None,
+        sort_key: str = 'id',
+        sort_dir: str = 'asc',
+    ) -> Containers:
+        """Return a page of the containers that fit `filters`.
+
+        :param project_id: None lists those of every project
+        :param marker: uuid of the last container of the page before
+        :raises errors.Invalid: unknown marker, filter or sort key
+        """
+        return self._database.read(
+            lambda session: listing.page(
+                session,
+                project_id,
+                filters=filters or {},
+                limit=limit,
+                marker=marker,
+                sort_key=sort_key,
+                sort_dir=sort_dir,
+            )
+        )
+
+    def containers_on(self, host: str) -> Containers:
+        """Return the containers in sandboxes that this host claimed."""
+        return self._select(Container.host == host)
+
+    def containers_in(self, sandbox_id: str) -> Containers:
+        """Return the containers of one sandbox."""
+        return self._select(Container.sandbox_id == sandbox_id)
+
+    def containers_unclaimed(self) -> Containers:
+        """Return the containers in sandboxes that no host has claimed yet."""
+        return self._select(Container.host.is_(None), Container.sandbox_id.is_not(None))
+
+    def _select(self, *conditions: sa.ColumnElement[bool]) -> Containers:
+        query = sa.select(Container).where(*conditions).order_by(Container.id)
+        return self._database.read(lambda session: list(session.scalars(query)))
+
+    def request(
+        self,
+        uuid: str,
+        *,
+        action: Action,
+        check: Callable[[Container], None] | None = None,
+        **changes: typing.Any,
+    ) -> Container:
+        """Record what a user wants of a container, as its next generation.
+
+        :param action: is stored with it, under that generation
+        :param check: is given the container as it is under lock, and raises what
+            refuses the request; nothing is stored then
+        :param changes: new values of the container's columns
+        :raises errors.ContainerNotFound: there is none with this uuid
+        """
+
+        def work(session: Session) -> Container:
+            container = _container(session, uuid, lock=True)
+            if container is None:
+                raise errors.ContainerNotFound(f'Container {uuid} could not be found.')
+            if check is not None:
+                check(container)
+            container.generation += 1
+            _assign(container, changes)
+            action.container_uuid = container.uuid
+            action.generation = container.generation
+            session.add(action)
+            return container
+
+        return self._database.write(work)
+
+    def observe(
+        self,
+        uuid: str,
+        *,
+        expected_generation: int | None = None,
+        done_generation: int | None = None,
+        message: str | None = None,
+        **facts: typing.Any,
+    ) -> Container | None:
+        """Record what the reconciler saw of a container, or did.
+
+        :param expected_generation: nothing is written when a request came since
+        :param done_generation: all requests up to this generation are carried out: their
+            actions end, and ``task_state`` and ``operation`` are cleared unless there is
+            a later one
+        :param message: of the actions that end: None when well, ``Error`` when not
+        :param facts: new values of columns; those that say what is wanted are not allowed
+        :returns: the container as it is then, or None where nothing was written because
+            it is gone or `expected_generation` is outdated
+        """
+        if wanted := WANTED_FIELDS & facts.keys():
+            raise ValueError(f'not facts: {sorted(wanted)}')
+
+        def work(session: Session) -> Container | None:
+            container = _container(session, uuid, lock=True)
+            if container is None:
+                return None
+            if expected_generation not in (None, container.generation):
+                return None
+            _assign(container, facts)
+            if done_generation is not None:
+                _finish(session, container, done_generation, message)
+            return container
+
+        return self._database.write(work)
+
+    def remove_container(self, uuid: str) -> None:
+        """End a container's record; its actions are kept. One that is gone is fine."""
+
+        def work(session: Session) -> None:
+            session.execute(sa.delete(Container).where(Container.uuid == uuid))
+            _end_actions(session, uuid, None, None)
+
+        self._database.write(work)
+
+    # Intents: containers for which Nova was asked for a sandbox, and did not answer yet
+
+    def intents(self, older_than: float) -> Containers:
+        """Return the intents that are older than this many seconds."""
+        before = now() - datetime.timedelta(seconds=older_than)
+        return self._select(
+            Container.sandbox_id.is_(None),
+            Container.intent_id.is_not(None),
+            Container.created_at < before,
+        )
+
+    def bind_intent(
+        self, intent_id: str, server_id: str, action: Action | None = None
+    ) -> Container:
+        """Give an intent its sandbox: from now on its uuid is the server's.
+
+        :param action: that made it, stored with it
+        :raises errors.ContainerNotFound: the intent was given up meanwhile
+        """
+
+        def work(session: Session) -> Container:
+            query = sa.select(Container).where(Container.intent_id == intent_id)
+            container = session.scalars(query.with_for_update()).one_or_none()
+            if container is None:
+                raise errors.ContainerNotFound(f'Container {intent_id} was given up meanwhile.')
+            session.execute(
+                sa.update(Action)
+                .where(Action.container_uuid == container.uuid)
+                .values(container_uuid=server_id)
+            )
+            container.uuid = container.sandbox_id = server_id
+            container.owns_sandbox = True
+            if action is not None:
+                action.container_uuid = server_id
+                action.generation = 1
+                session.add(action)
+            return container
+
+        return self._database.write(work)
+
+    def give_up_intent(self, intent_id: str) -> bool:
+        """Mark an intent, so that a late answer of Nova's finds it to be deleted.
+
+        :returns: whether it is still without a sandbox
+        """
+
+        def work(session: Session) -> bool:
+            outcome = session.execute(
+                sa.update(Container)
+                .where(Container.intent_id == intent_id, Container.sandbox_id.is_(None))
+                .values(desired=Desired.DELETED, status=Status.DELETING)
+            )
+            return _rows(outcome) == 1
+
+        return self._database.write(work)
+
+    def remove_intent(self, intent_id: str) -> bool:
+        """End the record of an intent, unless it has got its sandbox meanwhile.
+
+        :returns: whether it was ended
+        """
+
+        def work(session: Session) -> bool:
+            outcome = session.execute(
+                sa.delete(Container).where(
+                    Container.intent_id == intent_id, Container.sandbox_id.is_(None)
+                )
+            )
+            return _rows(outcome) == 1
+
+        return self._database.write(work)
+
+    # Actions
+
+    def actions(self, container_uuid: str) -> list[Action]:
+        """Return the actions on a container, the newest first."""
+        query = (
+            sa.select(Action)
+            .where(Action.container_uuid == container_uuid)
+            .order_by(Action.id.desc())
+        )
+        return self._database.read(lambda session: list(session.scalars(query)))
+
+    def action(self, container_uuid: str, request_id: str) -> Action | None:
+        """Return the container's action of that request, or None."""
+        query = (
+            sa.select(Action)
+            .where(Action.container_uuid == container_uuid, Action.request_id == request_id)
+            .order_by(Action.id)
+        )
+        return self._database.read(lambda session: session.scalars(query).first())
+
+    # Claims
+
+    def claim(self, sandbox_id: str) -> SandboxClaim | None:
+        """Return who claimed the sandbox, or None."""
+        return self._database.read(lambda session: session.get(SandboxClaim, sandbox_id))
+
+    def claims_of(self, host: str) -> list[SandboxClaim]:
+        """Return the claims that this host holds."""
+        query = sa.select(SandboxClaim).where(SandboxClaim.host == host)
+        return self._database.read(lambda session: list(session.scalars(query)))
+
+    def claim_sandbox(
+        self,
+        sandbox_id: str,
+        project_id: str,
+        host: str,
+        incarnation: str,
+        previous: str | None,
+    ) -> bool:
+        """Claim a sandbox and its containers for a host: compare and swap.
+
+        :param previous: the incarnation that the caller saw claimed; None for no claim
+        :returns: whether the claim is the caller's now; repeating one that is, is fine
+        """
+
+        def work(session: Session) -> bool:
+            claim = session.get(SandboxClaim, sandbox_id, with_for_update=True)
+            mine = claim is not None and (claim.host, claim.incarnation) == (host, incarnation)
+            if not mine:
+                if (claim.incarnation if claim else None) != previous:
+                    return False
+                if claim is None:
+                    claim = SandboxClaim(sandbox_id=sandbox_id)
+                    session.add(claim)
+                claim.project_id, claim.host = project_id, host
+                claim.incarnation, claim.claimed_at = incarnation, now()
+                session.flush()
+            session.execute(
+                sa.update(Container)
+                .where(Container.sandbox_id == sandbox_id, Container.project_id == project_id)
+                .where(sa.or_(Container.host.is_(None), Container.host != host))
+                .values(host=host)
+            )
+            return True
+
+        try:
+            return self._database.write(work)
+        except IntegrityError:  # another agent's first claim came first
+            return False
+
+    def release_sandbox(self, sandbox_id: str) -> None:
+        """End the claim of a sandbox that is gone."""
+        query = sa.delete(SandboxClaim).where(SandboxClaim.sandbox_id == sandbox_id)
+        self._database.write(lambda session: session.execute(query))
+
+    # Agents
+
+    def report(
+        self, host: str, endpoint: str, facts: dict[str, typing.Any], zone: str | None
+    ) -> Service:
+        """Record that the agent of this host lives, and what its host has."""
+
+        def work(session: Session) -> Service:
+            query = sa.select(Service).where(Service.host == host, Service.binary == 'zun-agent')
+            service = session.scalars(query.with_for_update()).one_or_none()
+            if service is None:
+                service = Service(uuid=str(uuidlib.uuid4()), host=host, report_count=0)
+                session.add(service)
+            service.endpoint, service.availability_zone = endpoint, zone
+            service.facts, service.last_seen_up = facts, now()
+            service.report_count += 1
+            return service
+
+        try:
+            return self._database.write(work)
+        except IntegrityError:  # the same host's other thread was first
+            return self._database.write(work)
+
+    def services(self) -> list[Service]:
+        """Return all agents, those that are down included."""
+        query = sa.select(Service).order_by(Service.id)
+        return self._database.read(lambda session: list(session.scalars(query)))
+
+    def service(self, host: str) -> Service | None:
+        """Return the agent of that host, or None."""
+        query = sa.select(Service).where(Service.host == host, Service.binary == 'zun-agent')
+        return self._database.read(lambda session: session.scalars(query).one_or_none())
+
+
+def _container(session: Session, uuid: str, *, lock: bool = False) -> Container | None:
+    query = sa.select(Container).where(Container.uuid == uuid)
+    return session.scalars(query.with_for_update() if lock else query).one_or_none()
+
+
+def _assign(container: Container, values: dict[str, typing.Any]) -> None:
+    """Set columns; one that stays what it was costs no UPDATE."""
+    for name, value in values.items():
+        if name not in Container.__table__.columns:
+            raise ValueError(f'a container has no column {name!r}')
+        if getattr(container, name) != value:
+            setattr(container, name, value)
+
+
+def _finish(session: Session, container: Container, generation: int, message: str | None) -> None:
+    if container.observed_generation < generation:
+        container.observed_generation = generation
+        _end_actions(session, container.uuid, generation, message)
+    if container.generation == generation:
+        container.task_state = None
+        container.operation = None
+
+
+def _end_actions(session: Session, uuid: str, generation: int | None, message: str | None) -> None:
+    query = sa.update(Action).where(Action.container_uuid == uuid, Action.finish_time.is_(None))
+    if generation is not None:
+        query = query.where(Action.generation <= generation)
+    session.execute(query.values(finish_time=now(), message=message))
+
+
+def _rows(outcome: sa.Result[typing.Any]) -> int:
+    return typing.cast(sa.CursorResult[typing.Any], outcome).rowcount
