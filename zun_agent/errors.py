@@ -43,6 +43,14 @@ class ImageNotFound(Invalid):
     """No registry or Glance knows the image, or the user may not use it. Zun says 400."""
 
 
+class PortInUse(Invalid):
+    """The port that is asked for belongs to something already."""
+
+
+class SecurityGroupNotFound(Invalid):
+    """The user has no security group of that id or name. Zun says 400."""
+
+
 class SandboxNotUsable(Invalid):
     """The server named as sandbox is none: a virtual machine, say."""
 
@@ -83,6 +91,14 @@ class SandboxNotFound(NotFound):
     """No server of the user's has that id or name."""
 
 
+class NetworkNotFound(NotFound):
+    """No network that the user may see has that id or name."""
+
+
+class PortNotFound(NotFound):
+    """No port of the user's has that id or name."""
+
+
 class ActionNotFound(NotFound):
     """The container has no action with that request id."""
 
@@ -113,6 +129,10 @@ class ContainerNameNotUnique(Conflict):
 
 class SandboxConflict(Conflict):
     """The sandbox is stopped, locked, being deleted, ambiguous, or used by others."""
+
+
+class SandboxImageMissing(Conflict):
+    """The cloud has no image of which sandboxes are made; the operator must see to it."""
 
 
 class NetworkConflict(Conflict):
