@@ -162,29 +162,43 @@ class Cache:
         self._clock = clock
         self._lock = threading.Lock()
         self._answers: dict[Hashable, tuple[float, typing.Any]] = {}
+        self._asking: dict[Hashable, threading.Lock] = {}
 
     def get(self, key: Hashable, ask: Callable[[], T]) -> T:
         """Return the answer to `key`, which `ask` gives where none is believed any more.
 
-        What `ask` raises is raised, and not kept.
+        Of several threads that need the same answer one asks, and the others wait for
+        it. What `ask` raises is raised, and not kept: the next one asks again.
         """
         with self._lock:
             until, answer = self._answers.get(key, (0.0, None))
-        if self._clock() < until:
-            return typing.cast(T, answer)
-        answer = ask()
-        with self._lock:
-            now = self._clock()
-            if len(self._answers) >= 1024:
-                self._answers = {k: a for k, a in self._answers.items() if a[0] > now}
-            self._answers[key] = (now + self._seconds, answer)
-        return answer
+            if self._clock() < until:
+                return typing.cast(T, answer)
+            asking = self._asking.setdefault(key, threading.Lock())
+        with asking:
+            with self._lock:
+                until, answer = self._answers.get(key, (0.0, None))
+            if self._clock() < until:
+                return typing.cast(T, answer)
+            answer = ask()
+            with self._lock:
+                self._forget_old()
+                self._answers[key] = (self._clock() + self._seconds, answer)
+                self._asking.pop(key, None)
+            return answer
 
     def forget(self, project_id: str) -> None:
         """Believe nothing any more whose key's second part is this project."""
         with self._lock:
             for key in [k for k in self._answers if isinstance(k, tuple) and k[1] == project_id]:
                 del self._answers[key]
+
+    def _forget_old(self) -> None:
+        if len(self._answers) >= 1024:
+            now = self._clock()
+            self._answers = {key: kept for key, kept in self._answers.items() if kept[0] > now}
+        if len(self._asking) >= 1024:  # of those who were refused
+            self._asking.clear()
 
 
 def versioned(endpoint: str, version: str) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import re
 import typing
-import uuid
 
 from oslo_log import log as logging
 
-from zun_agent import errors, networks
+from zun_agent import errors, networks, servers
 from zun_agent.flavors import Ask, Flavor, choose, flavor_of
 from zun_agent.models import Container
 from zun_agent.openstack import Cache, Client, Json, OpenStack, Unanswered
+from zun_agent.servers import Server
 from zun_virt import sandbox as contract
 
 LOG = logging.getLogger(__name__)
@@ -28,8 +27,6 @@ OWN_HINTS = frozenset({'sandbox', 'flavor'})
 CREATE_VERSION = '2.74'
 HOSTNAME_VERSION = '2.90'
 DOMAIN_VERSION = '2.94'
-# 2.61: a flavor's extra specs in the listing; 2.47: the flavor's content in a server.
-READ_VERSION = '2.61'
 
 _JOINABLE = frozenset({'ACTIVE', 'BUILD', 'REBOOT', 'HARD_REBOOT', 'PASSWORD'})
 _LEAVING_TASKS = frozenset({'deleting', 'soft-deleting', 'powering-off', 'shelving', 'rebuilding'})
@@ -42,24 +39,11 @@ _NOT_READY = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Server:
-    """What Nova says of one server.
+class Plan:
+    """What Nova is to be asked for: the body of ``POST /servers``, and its microversion."""
 
-    :ivar host: on which it is, in nova-compute's words; None where the asker may not know
-    :ivar fault: why it is in status ERROR
-    """
-
-    id: str
-    name: str
-    project_id: str
-    status: str
-    task_state: str | None
-    locked: bool
-    flavor: Flavor
-    image_id: str | None
-    metadata: dict[str, str]
-    host: str | None = None
-    fault: str | None = None
+    body: Json
+    microversion: str
 
 
 class Sandboxes:
@@ -81,18 +65,45 @@ class Sandboxes:
 
     # In the user's name
 
-    def create_for(self, context: typing.Any, container: Container) -> str:
-        """Ask Nova for a sandbox for this container, and return the server's id.
+    def plan(self, context: typing.Any, container: Container, *, host: str | None = None) -> Plan:
+        """Return what Nova is to be asked for, so that this container has a sandbox.
 
         :param container: an intent; its security groups are replaced by their ids
-        :raises Unanswered: Nova may have made it or not; `sweep` will tell
+        :param host: on which it shall be, as an administrator may ask
+        :raises errors.NoSandboxFlavor: no flavor holds what is asked
+        :raises errors.AgentError: an image, network or security group is not to be had
+        """
+        flavor = choose(
+            self._flavors(context),
+            Ask(cpu=container.cpu, memory=container.memory, disk=container.disk),
+            trait=self._conf.trait,
+            named=container.hints.get('flavor'),
+            default_cpu=self._defaults.default_cpu,
+            default_memory=self._defaults.default_memory,
+        )
+        neutron = self._cloud.as_user(context, 'network')
+        if container.security_groups:
+            container.security_groups = networks.security_groups(
+                neutron, context.project_id, container.security_groups
+            )
+        return build_request(
+            container,
+            flavor_id=flavor.id,
+            image_id=self._image(context),
+            nets=self._networks(context, neutron, container),
+            host=host,
+        )
+
+    def create(self, context: typing.Any, plan: Plan) -> str:
+        """Ask Nova for a sandbox in the user's name, and return the server's id.
+
+        :raises Unanswered: Nova may have made it or not; `intents.sweep` will tell
         :raises errors.NovaError: the same
         :raises errors.AgentError: Nova refused, in Nova's words
         """
-        body, version = self._request_body(context, container)
         nova = self._cloud.as_user(context, 'compute')
         try:
-            answer = nova.post('/servers', body, microversion=version)
+            answer = nova.post('/servers', plan.body, microversion=plan.microversion)
         except errors.Conflict as error:
             raise errors.NetworkConflict(str(error)) from error
         except (errors.NotFound, errors.Invalid) as error:
@@ -136,10 +147,10 @@ class Sandboxes:
         """
         nova = self._cloud.as_service('compute')
         try:
-            found = nova.get(f'/servers/{server_id}', microversion=READ_VERSION)
+            found = nova.get(f'/servers/{server_id}', microversion=servers.READ_VERSION)
         except errors.NotFound:
             return None
-        server = _server(found['server'])
+        server = servers.read(found['server'])
         return None if server.status == 'DELETED' else server
 
     def server_host(self, server_id: str) -> str | None:
@@ -193,14 +204,14 @@ class Sandboxes:
             {
                 'all_tenants': 1,
                 'project_id': intent.project_id,
-                'name': _exactly(intent.name),
+                'name': servers.exactly(intent.name),
                 'changes-since': since.isoformat(),
             },
-            microversion=READ_VERSION,
+            microversion=servers.READ_VERSION,
         )
         return [
             server
-            for server in map(_server, found['servers'])
+            for server in map(servers.read, found['servers'])
             if server.metadata.get(INTENT_KEY) == intent.intent_id
             and server.project_id == intent.project_id
             and server.status != 'DELETED'
@@ -217,27 +228,6 @@ class Sandboxes:
         return networks.addresses(sandbox, ports)
 
     # The parts of a request for a sandbox
-
-    def _request_body(self, context: typing.Any, container: Container) -> tuple[Json, str]:
-        flavor = choose(
-            self._flavors(context),
-            Ask(cpu=container.cpu, memory=container.memory, disk=container.disk),
-            trait=self._conf.trait,
-            named=container.hints.get('flavor'),
-            default_cpu=self._defaults.default_cpu,
-            default_memory=self._defaults.default_memory,
-        )
-        neutron = self._cloud.as_user(context, 'network')
-        if container.security_groups:
-            container.security_groups = networks.security_groups(
-                neutron, context.project_id, container.security_groups
-            )
-        return build_request(
-            container,
-            flavor_id=flavor.id,
-            image_id=self._image(context),
-            nets=self._networks(context, neutron, container),
-        )
 
     def _networks(
         self, context: typing.Any, neutron: Client, container: Container
@@ -256,7 +246,7 @@ class Sandboxes:
             flavors: list[Flavor] = []
             query: dict[str, object] = {}
             while True:
-                found = nova.get('/flavors/detail', query, microversion=READ_VERSION)
+                found = nova.get('/flavors/detail', query, microversion=servers.READ_VERSION)
                 flavors += map(flavor_of, found['flavors'])
                 if not found.get('flavors_links') or not found['flavors']:
                     return flavors
@@ -269,7 +259,7 @@ class Sandboxes:
         glance = self._cloud.as_user(context, 'image')
 
         def ask() -> str:
-            if _is_uuid(wanted):
+            if servers.is_uuid(wanted):
                 try:
                     return str(glance.get(f'/images/{wanted}')['id'])
                 except errors.NotFound:
@@ -290,7 +280,7 @@ class Sandboxes:
 
     def _usable(self, context: typing.Any, ident: str) -> Server:
         nova = self._cloud.as_user(context, 'compute')
-        server = _find(nova, context.project_id, ident)
+        server = servers.find(nova, context.project_id, ident)
         if not self._is_sandbox(context, server):
             raise errors.SandboxNotUsable(
                 f'Server {ident} is no sandbox: its flavor does not require the trait '
@@ -345,9 +335,14 @@ class Sandboxes:
 
 
 def build_request(
-    container: Container, *, flavor_id: str, image_id: str, nets: list[dict[str, str]]
-) -> tuple[Json, str]:
-    """Return the body of ``POST /servers``, and the microversion that it needs."""
+    container: Container,
+    *,
+    flavor_id: str,
+    image_id: str,
+    nets: list[dict[str, str]],
+    host: str | None = None,
+) -> Plan:
+    """Return the request for a container's sandbox."""
     server: Json = {
         'name': container.name,
         'flavorRef': flavor_id,
@@ -363,66 +358,9 @@ def build_request(
         server['security_groups'] = [{'name': group} for group in container.security_groups]
     if container.availability_zone:
         server['availability_zone'] = container.availability_zone
-    if container.host:
-        server['host'] = container.host
+    if host:
+        server['host'] = host
     body: Json = {'server': server}
     if others := {key: value for key, value in container.hints.items() if key not in OWN_HINTS}:
         body['os:scheduler_hints'] = others
-    return body, version
-
-
-def _find(nova: Client, project_id: str, ident: str) -> Server:
-    missing = errors.SandboxNotFound(f'Sandbox {ident} could not be found.')
-    if _is_uuid(ident):
-        try:
-            server = _server(nova.get(f'/servers/{ident}', microversion=READ_VERSION)['server'])
-        except errors.NotFound:
-            pass
-        else:
-            if server.project_id != project_id:  # an administrator sees everybody's
-                raise missing
-            return server
-    query = {'name': _exactly(ident)}
-    found = nova.get('/servers/detail', query, microversion=READ_VERSION)['servers']
-    matches = [
-        server
-        for server in map(_server, found)
-        if server.name == ident and server.project_id == project_id
-    ]
-    if not matches:
-        raise missing
-    if len(matches) > 1:
-        raise errors.SandboxConflict(f'{len(matches)} servers are named {ident}; use the id.')
-    return matches[0]
-
-
-def _server(found: Json) -> Server:
-    flavor = found['flavor']
-    image = found.get('image') or {}
-    return Server(
-        id=found['id'],
-        name=found['name'],
-        project_id=found['tenant_id'],
-        status=found['status'],
-        task_state=found.get('OS-EXT-STS:task_state'),
-        locked=bool(found.get('locked')),
-        # A server tells the name of its flavor as it was, and no id.
-        flavor=flavor_of({**flavor, 'id': '', 'name': flavor['original_name']}),
-        image_id=image.get('id'),
-        metadata=found.get('metadata') or {},
-        host=found.get('OS-EXT-SRV-ATTR:host'),
-        fault=(found.get('fault') or {}).get('message'),
-    )
-
-
-def _exactly(name: str) -> str:
-    """Return a regular expression for this name, as Nova's listing takes it."""
-    return '^' + re.sub(r'([.^$*+?{}\[\]\\|()])', r'\\\1', name) + '$'
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True
+    return Plan(body=body, microversion=version)

@@ -16,11 +16,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from zun_agent import errors, listing
+from zun_agent import errors, listing, records
 from zun_agent.database import Database
 from zun_agent.models import Action, Container, Desired, SandboxClaim, Service, Status, now
-
-Containers: typing.TypeAlias = list[Container]
+from zun_agent.records import Containers
 
 WANTED_FIELDS = frozenset(
     {'desired', 'operation', 'stop_timeout', 'generation', 'observed_generation', 'uuid'}
@@ -50,9 +49,17 @@ class Store:
     # Containers
 
     def add_container(self, container: Container, action: Action | None = None) -> Container:
-        """Store a new container, and the action that asked for it, under its generation."""
+        """Store a new container, and the action that asked for it, under its generation.
+
+        One that joins a sandbox which a host has claimed is that host's from the start.
+
+        :raises errors.SandboxConflict: the container for which the sandbox was made is
+            being deleted, and the sandbox with it
+        """
 
         def work(session: Session) -> Container:
+            if container.sandbox_id is not None:
+                records.join(session, container)
             session.add(container)
             if action is not None:
                 action.container_uuid = container.uuid
@@ -72,7 +79,7 @@ class Store:
 
     def container(self, uuid: str) -> Container | None:
         """Return the container, or None."""
-        return self._database.read(lambda session: _container(session, uuid))
+        return self._database.read(lambda session: records.get(session, uuid))
 
     def find(self, project_id: str | None, ident: str) -> Containers:
         """Return the containers with that uuid or, if there is none, of that name.
@@ -141,6 +148,7 @@ class Store:
         *,
         action: Action,
         check: Callable[[Container], None] | None = None,
+        alone: bool = False,
         **changes: typing.Any,
     ) -> Container:
         """Record what a user wants of a container, as its next generation.
@@ -148,18 +156,22 @@ class Store:
         :param action: is stored with it, under that generation
         :param check: is given the container as it is under lock, and raises what
             refuses the request; nothing is stored then
+        :param alone: refuse while others live in the sandbox that was made for it
         :param changes: new values of the container's columns
         :raises errors.ContainerNotFound: there is none with this uuid
+        :raises errors.SandboxConflict: others live in the sandbox
         """
 
         def work(session: Session) -> Container:
-            container = _container(session, uuid, lock=True)
+            container = records.get(session, uuid, lock=True)
             if container is None:
                 raise errors.ContainerNotFound(f'Container {uuid} could not be found.')
             if check is not None:
                 check(container)
+            if alone:
+                records.check_alone(session, container)
             container.generation += 1
-            _assign(container, changes)
+            records.assign(container, changes)
             action.container_uuid = container.uuid
             action.generation = container.generation
             session.add(action)
@@ -191,14 +203,14 @@ class Store:
             raise ValueError(f'not facts: {sorted(wanted)}')
 
         def work(session: Session) -> Container | None:
-            container = _container(session, uuid, lock=True)
+            container = records.get(session, uuid, lock=True)
             if container is None:
                 return None
             if expected_generation not in (None, container.generation):
                 return None
-            _assign(container, facts)
+            records.assign(container, facts)
             if done_generation is not None:
-                _finish(session, container, done_generation, message)
+                records.finish(session, container, done_generation, message)
             return container
 
         return self._database.write(work)
@@ -208,9 +220,35 @@ class Store:
 
         def work(session: Session) -> None:
             session.execute(sa.delete(Container).where(Container.uuid == uuid))
-            _end_actions(session, uuid, None, None)
+            records.end_actions(session, uuid, None, None)
 
         self._database.write(work)
+
+    def pass_on_sandbox(self, uuid: str) -> bool:
+        """Let another container have the sandbox that goes with this one, if one lives there.
+
+        The sandbox of a container that removes itself stays until the last has gone.
+
+        :returns: whether another has it now, so that it must not be deleted
+        """
+
+        def work(session: Session) -> bool:
+            container = records.get(session, uuid, lock=True)
+            if container is None or not container.owns_sandbox:
+                return True
+            others = records.others_in_sandbox(session, container)
+            if not others:
+                return False
+            container.owns_sandbox, others[0].owns_sandbox = False, True
+            return True
+
+        return self._database.write(work)
+
+    def pending_on(self, host: str) -> Containers:
+        """Return this host's containers with requests that are not carried out yet."""
+        return self._select(
+            Container.host == host, Container.generation > Container.observed_generation
+        )
 
     # Intents: containers for which Nova was asked for a sandbox, and did not answer yet
 
@@ -264,7 +302,7 @@ class Store:
                 .where(Container.intent_id == intent_id, Container.sandbox_id.is_(None))
                 .values(desired=Desired.DELETED, status=Status.DELETING)
             )
-            return _rows(outcome) == 1
+            return records.rows(outcome) == 1
 
         return self._database.write(work)
 
@@ -280,7 +318,7 @@ class Store:
                     Container.intent_id == intent_id, Container.sandbox_id.is_(None)
                 )
             )
-            return _rows(outcome) == 1
+            return records.rows(outcome) == 1
 
         return self._database.write(work)
 
@@ -391,37 +429,3 @@ class Store:
         """Return the agent of that host, or None."""
         query = sa.select(Service).where(Service.host == host, Service.binary == 'zun-agent')
         return self._database.read(lambda session: session.scalars(query).one_or_none())
-
-
-def _container(session: Session, uuid: str, *, lock: bool = False) -> Container | None:
-    query = sa.select(Container).where(Container.uuid == uuid)
-    return session.scalars(query.with_for_update() if lock else query).one_or_none()
-
-
-def _assign(container: Container, values: dict[str, typing.Any]) -> None:
-    """Set columns; one that stays what it was costs no UPDATE."""
-    for name, value in values.items():
-        if name not in Container.__table__.columns:
-            raise ValueError(f'a container has no column {name!r}')
-        if getattr(container, name) != value:
-            setattr(container, name, value)
-
-
-def _finish(session: Session, container: Container, generation: int, message: str | None) -> None:
-    if container.observed_generation < generation:
-        container.observed_generation = generation
-        _end_actions(session, container.uuid, generation, message)
-    if container.generation == generation:
-        container.task_state = None
-        container.operation = None
-
-
-def _end_actions(session: Session, uuid: str, generation: int | None, message: str | None) -> None:
-    query = sa.update(Action).where(Action.container_uuid == uuid, Action.finish_time.is_(None))
-    if generation is not None:
-        query = query.where(Action.generation <= generation)
-    session.execute(query.values(finish_time=now(), message=message))
-
-
-def _rows(outcome: sa.Result[typing.Any]) -> int:
-    return typing.cast(sa.CursorResult[typing.Any], outcome).rowcount
