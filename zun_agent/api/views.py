@@ -1,0 +1,239 @@
+"""The JSON of what the API shows; pure functions of the records."""
+
+from __future__ import annotations
+
+import datetime
+import typing
+
+from zun_agent import models
+from zun_agent.models import Status
+
+if typing.TYPE_CHECKING:
+    from zun_agent.models import Action, ActionEvent, Container, Service
+
+Json = dict[str, typing.Any]
+
+ADMIN_FIELDS = ('host', 'image_pull_policy', 'privileged', 'runtime')
+"""Members of a container that are shown by a policy rule of their own."""
+
+
+def links(base_url: str, resource: str, ident: str) -> list[Json]:
+    """Return the links of one object."""
+    path = f'{resource}/{ident}' if ident else f'{resource}/'
+    return [
+        {'href': f'{base_url}/v1/{path}', 'rel': 'self'},
+        {'href': f'{base_url}/{path}', 'rel': 'bookmark'},
+    ]
+
+
+def time(moment: datetime.datetime | None) -> str | None:
+    """Return a time of the store as Zun writes it."""
+    return None if moment is None else str(moment)
+
+
+def ago(since: datetime.datetime, now: datetime.datetime) -> str:
+    """Return how long ago `since` is, in the one unit that tells most."""
+    seconds = max(0, int((now - since).total_seconds()))
+    for size, unit in ((86400, 'days'), (3600, 'hours'), (60, 'mins')):
+        if seconds >= size:
+            return f'{seconds // size} {unit}'
+    return f'{seconds} seconds'
+
+
+def status_detail(container: Container, now: datetime.datetime) -> str | None:
+    """Return the text that tells more than the status, as ``docker ps`` does."""
+    match container.status:
+        case Status.CREATED | Status.RESTARTING | Status.DEAD:
+            return str(container.status)
+        case Status.RUNNING | Status.PAUSED if container.started_at:
+            paused = ' (paused)' if container.status == Status.PAUSED else ''
+            return f'Up {ago(container.started_at, now)}{paused}'
+        case Status.STOPPED if container.exit_code is not None and container.finished_at:
+            failed = '(error)' if container.exit_code else ''
+            return f'Exited({container.exit_code}) {ago(container.finished_at, now)} ago {failed}'
+    return None
+
+
+def _restart_policy(policy: Json | None) -> Json:
+    if not policy:
+        return {}
+    return {
+        'Name': policy['Name'],
+        'MaximumRetryCount': str(policy.get('MaximumRetryCount') or 0),
+    }
+
+
+def container(
+    record: Container, base_url: str, shown: frozenset[str], now: datetime.datetime | None = None
+) -> Json:
+    """Return a container as the API shows it.
+
+    One without a limit of its own has no ``cpu``, and an empty ``memory``: that one
+    Horizon's panel takes for a string.
+
+    :param shown: which of `ADMIN_FIELDS` the user may see
+    :param now: the time at which `status_detail` is true
+    """
+    view = {
+        'uuid': record.uuid,
+        'links': links(base_url, 'containers', record.uuid),
+        'user_id': record.user_id,
+        'project_id': record.project_id,
+        'name': record.name,
+        'image': record.image,
+        'command': record.command or [],
+        'entrypoint': record.entrypoint,
+        'status': str(record.status),
+        'status_reason': record.status_reason,
+        'status_detail': status_detail(record, now or models.now()),
+        'task_state': record.task_state,
+        'cpu': record.cpu,
+        'cpu_policy': record.cpu_policy,
+        'memory': '' if record.memory is None else str(record.memory),
+        'disk': record.disk or 0,
+        'environment': record.environment or {},
+        'workdir': record.workdir,
+        'ports': record.ports or [],
+        'hostname': record.hostname,
+        'labels': record.labels or {},
+        'addresses': record.addresses or {},
+        'image_driver': record.image_driver,
+        'image_pull_policy': record.image_pull_policy,
+        'host': record.host,
+        'restart_policy': _restart_policy(record.restart_policy),
+        'interactive': record.interactive,
+        'tty': record.tty,
+        'security_groups': record.security_groups or [],
+        'auto_remove': record.auto_remove,
+        'auto_heal': record.auto_heal,
+        'runtime': None,
+        'privileged': False,
+        'healthcheck': record.healthcheck or {},
+        'registry_id': None,
+        'created_at': time(record.created_at),
+        'updated_at': time(record.updated_at),
+    }
+    for field in ADMIN_FIELDS:
+        if field not in shown:
+            del view[field]
+    return view
+
+
+def networks(addresses: Json, *, grouped: bool) -> list[Json]:
+    """Return the ports of a container with their addresses.
+
+    :param addresses: as in a container's ``addresses``
+    :param grouped: one item for each port, as since microversion 1.18; else one for
+        each address
+    """
+    flat = [
+        {
+            'net_id': net_id,
+            'port_id': address.get('port'),
+            'subnet_id': address.get('subnet_id'),
+            'version': address.get('version'),
+            'ip_address': address.get('addr'),
+        }
+        for net_id, group in addresses.items()
+        for address in group
+    ]
+    if not grouped:
+        return flat
+    ports: dict[tuple[str, str], Json] = {}
+    for item in flat:
+        net_id, port_id = item.pop('net_id'), item.pop('port_id')
+        port = ports.setdefault(
+            (net_id, port_id), {'net_id': net_id, 'port_id': port_id, 'fixed_ips': []}
+        )
+        port['fixed_ips'].append(item)
+    return list(ports.values())
+
+
+def action(record: Action, *, finish_time: bool) -> Json:
+    """Return a request that changed a container.
+
+    :param finish_time: whether the microversion knows of it
+    """
+    view = {
+        'action': record.action,
+        'container_uuid': record.container_uuid,
+        'request_id': record.request_id,
+        'user_id': record.user_id,
+        'project_id': record.project_id,
+        'start_time': time(record.start_time),
+        'finish_time': time(record.finish_time),
+        'message': record.message,
+    }
+    if not finish_time:
+        del view['finish_time']
+    return view
+
+
+def event(record: ActionEvent, *, traceback: bool) -> Json:
+    """Return a step of a request.
+
+    :param traceback: whether the user may see it
+    """
+    view = {
+        'event': record.event,
+        'start_time': time(record.start_time),
+        'finish_time': time(record.finish_time),
+        'result': record.result,
+    }
+    if traceback:
+        view['traceback'] = record.traceback
+    return view
+
+
+def service(record: Service, *, up: bool) -> Json:
+    """Return an agent as ``GET /services`` shows it."""
+    return {
+        'id': record.id,
+        'host': record.host,
+        'binary': record.binary,
+        'state': 'up' if up else 'down',
+        'disabled': record.disabled,
+        'disabled_reason': record.disabled_reason,
+        'last_seen_up': time(record.last_seen_up),
+        'forced_down': record.forced_down,
+        'report_count': record.report_count,
+        'availability_zone': record.availability_zone,
+        'created_at': time(record.created_at),
+        'updated_at': time(record.updated_at),
+    }
+
+
+_HOST_FACTS: Json = {
+    'mem_total': 0,
+    'mem_used': 0,
+    'cpus': 0,
+    'cpu_used': 0.0,
+    'architecture': None,
+    'os_type': None,
+    'os': None,
+    'kernel_version': None,
+    'labels': {},
+    'total_containers': 0,
+    'disk_total': 0,
+    'disk_used': 0,
+    'disk_quota_supported': False,
+    'runtimes': [],
+    'enable_cpu_pinning': False,
+}
+
+
+def host(record: Service, base_url: str, *, cpu_pinning: bool) -> Json:
+    """Return a host, by what its agent last told of it.
+
+    :param cpu_pinning: whether the microversion knows of it
+    """
+    facts = record.facts or {}
+    view = {
+        'uuid': record.uuid,
+        'links': links(base_url, 'hosts', record.uuid),
+        'hostname': record.host,
+        **{key: facts.get(key, default) for key, default in _HOST_FACTS.items()},
+    }
+    if not cpu_pinning:
+        del view['enable_cpu_pinning']
+    return view
