@@ -73,7 +73,7 @@ class Database:
                 raise
             except (exc.DBAPIError, exc.TimeoutError) as error:
                 if not _may_be_retried(error) or attempt == ATTEMPTS:
-                    LOG.exception('the store failed, attempt %d; the request is refused', attempt)
+                    LOG.exception('the store failed at attempt %d and is given up', attempt)
                     raise errors.ServiceUnavailable('The store does not answer.') from error
                 LOG.info('the store asks for another attempt, after %d: %s', attempt, error)
                 time.sleep(random.uniform(0.5, 1.5) * 0.02 * 2**attempt)  # noqa: S311
@@ -117,7 +117,12 @@ class Database:
 
 def _engine(url: sa.URL) -> sa.Engine:
     backend = url.get_backend_name()
-    options: dict[str, typing.Any] = {'pool_size': 8, 'max_overflow': 56, 'pool_timeout': 30}
+    options: dict[str, typing.Any] = {
+        'pool_size': 8,
+        'max_overflow': 56,
+        'pool_timeout': 30,
+        'hide_parameters': True,  # errors are logged, and environments hold passwords
+    }
     if backend == 'sqlite':
         engine = sa.create_engine(url, connect_args={'timeout': LOCK_WAIT}, **options)
         event.listen(engine, 'connect', _prepare_sqlite)

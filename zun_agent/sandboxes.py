@@ -131,12 +131,7 @@ class Sandboxes:
     def limits(self, server: Server) -> contract.Limits:
         """Return what all containers of this sandbox may use together."""
         record = self._record(server.id)
-        if record is not None:
-            return record.limits
-        flavor = server.flavor
-        return contract.Limits(
-            cpus=flavor.vcpus, memory_mb=flavor.memory, pids=None, disk_gb=flavor.disk
-        )
+        return record.limits if record is not None else _limits(server)
 
     # With the agent's own credentials
 
@@ -152,6 +147,20 @@ class Sandboxes:
             return None
         server = servers.read(found['server'])
         return None if server.status == 'DELETED' else server
+
+    def limits_of(self, server_id: str) -> contract.Limits:
+        """Return what all containers of this sandbox may use together.
+
+        :raises errors.SandboxNotFound: it is gone
+        :raises errors.ServiceUnavailable: it is on another host, and Nova does not say
+        """
+        record = self._record(server_id)
+        if record is not None:
+            return record.limits
+        server = self.server(server_id)
+        if server is None:
+            raise errors.SandboxNotFound(f'Sandbox {server_id} could not be found.')
+        return _limits(server)
 
     def server_host(self, server_id: str) -> str | None:
         """Return the host on which Nova has the server; None for none, or no server.
@@ -364,3 +373,10 @@ def build_request(
     if others := {key: value for key, value in container.hints.items() if key not in OWN_HINTS}:
         body['os:scheduler_hints'] = others
     return Plan(body=body, microversion=version)
+
+
+def _limits(server: Server) -> contract.Limits:
+    flavor = server.flavor
+    return contract.Limits(
+        cpus=flavor.vcpus, memory_mb=flavor.memory, pids=None, disk_gb=flavor.disk
+    )

@@ -1,0 +1,364 @@
+"""What each request does: it is checked, stored, and the reconciler woken.
+
+Nothing here changes anything in Docker. Requests that only read are answered from the
+store, or by the runtime where they ask for what only Docker knows.
+"""
+
+from __future__ import annotations
+
+import datetime
+import typing
+from collections.abc import Callable
+
+from oslo_log import log as logging
+
+from zun_agent import admission, errors, states
+from zun_agent.models import Action, Container, Desired, Service, Status, now
+from zun_agent.records import Containers
+from zun_agent.sandboxes import Sandboxes
+from zun_agent.store import Store
+
+if typing.TYPE_CHECKING:
+    from zun_agent.runtime import Runtime
+
+LOG = logging.getLogger(__name__)
+
+
+class Manager:
+    """The operations of the API. Everything they raise is an `errors.AgentError`."""
+
+    def __init__(
+        self,
+        conf: typing.Any,
+        store: Store,
+        runtime: Runtime,
+        sandboxes: Sandboxes,
+        wake: Callable[[str], None] = lambda uuid: None,
+    ) -> None:
+        """Put the parts together.
+
+        :param wake: is called with the uuid of a container of which something is wanted
+            now; without it the reconciler finds out by itself, some time later
+        """
+        self._conf = conf
+        self._store = store
+        self._runtime = runtime
+        self._sandboxes = sandboxes
+        self._wake = wake
+        self._admission = admission.Admission(conf, store, sandboxes)
+
+    # Reading
+
+    def get(self, context: typing.Any, ident: str, *, all_projects: bool = False) -> Container:
+        """Return the container with that uuid or, if there is none, of that name.
+
+        :raises errors.ContainerNotFound: there is none in the project
+        :raises errors.ContainerNameNotUnique: several have that name
+        """
+        found = self._store.find(_project(context, all_projects), ident)
+        if not found:
+            raise errors.ContainerNotFound(f'Container {ident} could not be found.')
+        if len(found) > 1:
+            raise errors.ContainerNameNotUnique(
+                f'{len(found)} containers are named {ident}; use the id.'
+            )
+        return found[0]
+
+    def list(
+        self,
+        context: typing.Any,
+        *,
+        filters: dict[str, typing.Any] | None = None,
+        limit: int | None = None,
+        marker: str | None = None,
+        sort_key: str = 'id',
+        sort_dir: str = 'asc',
+        all_projects: bool = False,
+    ) -> Containers:
+        """Return a page of the project's containers, or of everybody's.
+
+        :param marker: uuid of the last container of the page before
+        :raises errors.Invalid: unknown marker, filter or sort key
+        """
+        return self._store.page(
+            _project(context, all_projects),
+            filters=filters,
+            limit=limit,
+            marker=marker,
+            sort_key=sort_key,
+            sort_dir=sort_dir,
+        )
+
+    def actions(self, context: typing.Any, container: Container) -> typing.Sequence[Action]:
+        """Return what was done to the container, the newest first."""
+        return self._store.actions(container.uuid)
+
+    def action(self, context: typing.Any, container: Container, request_id: str) -> Action:
+        """Return the action of one request.
+
+        :raises errors.ActionNotFound: that request was not about this container
+        """
+        found = self._store.action(container.uuid, request_id)
+        if found is None:
+            raise errors.ActionNotFound(
+                f'Action of request {request_id} on container {container.uuid} could not be found.'
+            )
+        return found
+
+    # Asking Docker
+
+    def logs(
+        self,
+        context: typing.Any,
+        container: Container,
+        *,
+        stdout: bool = True,
+        stderr: bool = True,
+        timestamps: bool = False,
+        tail: int | None = None,
+        since: int | None = None,
+    ) -> str:
+        """Return what the container wrote.
+
+        :param tail: lines from the end; None for all
+        :param since: seconds since the epoch
+        """
+        states.check(container, 'logs')
+        if container.docker_id is None:
+            return ''  # it never was
+        return self._runtime.logs(
+            container.docker_id,
+            stdout=stdout,
+            stderr=stderr,
+            timestamps=timestamps,
+            tail=tail,
+            since=since,
+        )
+
+    def execute(
+        self, context: typing.Any, container: Container, command: typing.Sequence[str]
+    ) -> tuple[str, int | None]:
+        """Run a command in the container to its end; return its output and exit code."""
+        docker_id = _docker_id(container, 'execute')
+        LOG.info('container %s: running a command for %s', container.uuid, context.user_id)
+        return self._runtime.execute(docker_id, [*command])
+
+    def top(
+        self, context: typing.Any, container: Container, ps_args: str | None = None
+    ) -> dict[str, typing.Any]:
+        """Return the container's processes, as ``ps`` with these arguments shows them."""
+        return self._runtime.top(_docker_id(container, 'top'), ps_args)
+
+    def stats(self, context: typing.Any, container: Container) -> dict[str, typing.Any]:
+        """Return what the container uses."""
+        return self._runtime.stats(_docker_id(container, 'stats'))
+
+    # Changing
+
+    def create(self, context: typing.Any, spec: dict[str, typing.Any], *, run: bool) -> Container:
+        """Store a container, in the sandbox of its hint or in one that Nova is asked for.
+
+        :param spec: the body of the request, validated and normalised
+        :param run: whether it is to be started, too
+        :raises errors.AgentError: what was asked for is not to be had; see `sandboxes`
+        """
+        container = self._admission.create(
+            context, spec, run=run, action=_action(context, 'run' if run else 'create')
+        )
+        self._wake(container.uuid)
+        return container
+
+    def update(
+        self, context: typing.Any, container: Container, changes: dict[str, typing.Any]
+    ) -> Container:
+        """Change the container's name, cpu, memory or auto_heal.
+
+        :raises errors.LimitExceedsSandbox: its sandbox has not got as much
+        """
+        states.check(container, 'update')
+        if container.sandbox_id and (changes.get('cpu') or changes.get('memory')):
+            limits = self._sandboxes.limits_of(container.sandbox_id)
+            admission.check_limits(
+                limits, cpu=changes.get('cpu'), memory=changes.get('memory'), disk=None
+            )
+        return self._request(context, container, 'update', **changes)
+
+    def start(self, context: typing.Any, container: Container) -> None:
+        """Have the container run."""
+        self._request(
+            context,
+            container,
+            'start',
+            desired=Desired.RUNNING,
+            task_state='container_starting',
+            operation=None,
+        )
+
+    def stop(self, context: typing.Any, container: Container, timeout: int | None = None) -> None:
+        """Have the container stopped.
+
+        :param timeout: seconds that it is given for that
+        """
+        self._request(
+            context,
+            container,
+            'stop',
+            desired=Desired.STOPPED,
+            stop_timeout=self._timeout(timeout),
+            task_state='container_stopping',
+            operation=None,
+        )
+
+    def restart(
+        self, context: typing.Any, container: Container, timeout: int | None = None
+    ) -> None:
+        """Have the container stopped, if it runs, and started.
+
+        :param timeout: seconds that it is given for the stop
+        """
+        self._request(
+            context,
+            container,
+            'reboot',
+            desired=Desired.RUNNING,
+            operation={'op': 'restart', 'timeout': self._timeout(timeout)},
+            task_state='container_rebooting',
+        )
+
+    def kill(self, context: typing.Any, container: Container, signal: str | None = None) -> None:
+        """Have a signal sent to the container, ``KILL`` when none is named."""
+        self._request(
+            context,
+            container,
+            'kill',
+            operation={'op': 'kill', 'signal': signal or 'KILL'},
+            task_state='container_killing',
+        )
+
+    def pause(self, context: typing.Any, container: Container) -> None:
+        """Have the container frozen."""
+        self._request(
+            context,
+            container,
+            'pause',
+            desired=Desired.PAUSED,
+            task_state='container_pausing',
+            operation=None,
+        )
+
+    def unpause(self, context: typing.Any, container: Container) -> None:
+        """Have the container go on."""
+        self._request(
+            context,
+            container,
+            'unpause',
+            desired=Desired.RUNNING,
+            task_state='container_unpausing',
+            operation=None,
+        )
+
+    def delete(
+        self,
+        context: typing.Any,
+        container: Container,
+        *,
+        force: bool = False,
+        stop: bool = False,
+        timeout: int | None = None,
+    ) -> None:
+        """Have the container removed, and with it the sandbox that was made for it.
+
+        The record stays, in status Deleting, until Docker and Nova have done so.
+
+        :param force: whatever its status is; it is killed if need be
+        :param stop: also if it runs; it is stopped first
+        :param timeout: seconds that it is given for the stop
+        :raises errors.SandboxConflict: others live in the sandbox
+        """
+        self._request(
+            context,
+            container,
+            'delete_force' if force else 'delete_stop' if stop else 'delete',
+            alone=True,
+            desired=Desired.DELETED,
+            stop_timeout=self._timeout(timeout) if stop else 0,
+            status=Status.DELETING,
+            task_state='container_deleting',
+            operation=None,
+        )
+
+    # Agents
+
+    def services(self) -> typing.Sequence[Service]:
+        """Return all agents, those that are down included."""
+        return self._store.services()
+
+    def service_is_up(self, service: Service) -> bool:
+        """Tell whether the agent gave a sign of life lately, and counts."""
+        if service.forced_down or service.last_seen_up is None:
+            return False
+        silence = now() - service.last_seen_up
+        return silence < datetime.timedelta(seconds=self._conf.reconciler.service_down_time)
+
+    def availability_zones(self) -> typing.Sequence[str]:
+        """Return the zones in which there is an agent that is up and enabled."""
+        return sorted(
+            {
+                service.availability_zone or self._conf.api.availability_zone
+                for service in self._store.services()
+                if self.service_is_up(service) and not service.disabled
+            }
+        )
+
+    def _request(
+        self,
+        context: typing.Any,
+        container: Container,
+        action: str,
+        *,
+        alone: bool = False,
+        **changes: typing.Any,
+    ) -> Container:
+        stored = self._store.request(
+            container.uuid,
+            action=_action(context, action.partition('_')[0]),
+            check=lambda current: states.check(current, action),
+            alone=alone,
+            **changes,
+        )
+        LOG.info(
+            'container %s: %s is stored as generation %d', stored.uuid, action, stored.generation
+        )
+        self._wake(stored.uuid)
+        return stored
+
+    def _timeout(self, timeout: int | None) -> int:
+        return self._conf.container.default_stop_timeout if timeout is None else timeout
+
+
+def _project(context: typing.Any, all_projects: bool) -> str | None:
+    """Return the project to look in; None for all.
+
+    :raises errors.Forbidden: the token is of no project, which must not mean all
+    """
+    if all_projects:
+        return None
+    if not context.project_id:
+        raise errors.Forbidden('The token is not scoped to a project.')
+    return typing.cast(str, context.project_id)
+
+
+def _action(context: typing.Any, name: str) -> Action:
+    return Action(
+        action=name,
+        request_id=context.request_id,
+        user_id=context.user_id,
+        project_id=context.project_id,
+    )
+
+
+def _docker_id(container: Container, action: str) -> str:
+    states.check(container, action)
+    if container.docker_id is None:
+        raise errors.Conflict(f'Container {container.uuid} has not been made yet.')
+    return container.docker_id

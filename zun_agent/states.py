@@ -1,0 +1,44 @@
+"""Which action a container's status allows: Zun's table, which its clients know too."""
+
+from __future__ import annotations
+
+from zun_agent import errors
+from zun_agent.models import Container, Desired, Status
+
+_RUNNING = frozenset({Status.RUNNING})
+_STEADY = frozenset({Status.CREATED, Status.RUNNING, Status.STOPPED, Status.PAUSED})
+_ENDED = frozenset({Status.CREATED, Status.ERROR, Status.STOPPED, Status.DELETED, Status.DEAD})
+
+ALLOWED: dict[str, frozenset[Status]] = {
+    'delete': _ENDED,
+    'delete_stop': _ENDED | {Status.RUNNING},
+    # Everything but Paused, which Zun leaves out.
+    'delete_force': frozenset(Status) - {Status.PAUSED},
+    'start': frozenset({Status.CREATED, Status.STOPPED, Status.ERROR}),
+    'stop': _RUNNING,
+    'pause': _RUNNING,
+    'kill': _RUNNING,
+    'execute': _RUNNING,
+    'top': _RUNNING,
+    'stats': _RUNNING,
+    'unpause': frozenset({Status.PAUSED}),
+    'reboot': frozenset({Status.CREATED, Status.RUNNING, Status.STOPPED, Status.ERROR}),
+    'update': _STEADY,
+    'logs': _STEADY | {Status.ERROR, Status.UNKNOWN},
+}
+"""The statuses in which each action is allowed."""
+
+
+def check(container: Container, action: str) -> None:
+    """Refuse an action that the container's status does not allow.
+
+    :param action: a key of `ALLOWED`
+    :raises errors.InvalidStateException: in Zun's words
+    """
+    status = Status(container.status)
+    if container.desired == Desired.DELETED and action not in ('delete_force', 'logs'):
+        status = Status.DELETING  # whatever the reconciler saw on the way
+    if status not in ALLOWED[action]:
+        raise errors.InvalidStateException(
+            f'Cannot {action} container {container.uuid} in {status} state'
+        )
