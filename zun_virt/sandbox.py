@@ -308,6 +308,8 @@ class SandboxStore:
                 return
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
         try:
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                os.fchmod(descriptor, 0o644)  # any user in a container may read it
             os.write(descriptor, data)
             os.ftruncate(descriptor, len(data))
         finally:

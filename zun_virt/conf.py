@@ -1,0 +1,69 @@
+"""Options of the driver, in the group ``[zun_virt]`` of ``nova.conf``."""
+
+from __future__ import annotations
+
+from oslo_config import cfg
+
+GROUP = cfg.OptGroup('zun_virt', title='Sandboxes made by zun_virt.ZunDriver')
+
+OPTIONS = [
+    cfg.StrOpt(
+        'state_path',
+        default='/var/lib/zun',
+        help='Directory that holds the sandbox directories. The agent must be able to write '
+        'here: a group to which both users belong, with the set-group-id bit.',
+    ),
+    cfg.StrOpt(
+        'docker_url',
+        default='unix:///var/run/docker.sock',
+        help='Where the Docker Engine listens.',
+    ),
+    cfg.IntOpt(
+        'docker_timeout',
+        default=60,
+        min=1,
+        help='Seconds to wait for an answer of the Docker Engine.',
+    ),
+    cfg.StrOpt(
+        'sandbox_image',
+        help='Docker name of the image that every sandbox runs, pulled when missing. Unset, it '
+        "is the server's own image, taken from Glance.",
+    ),
+    cfg.IntOpt(
+        'pids_limit',
+        default=4096,
+        min=16,
+        help='Processes and threads that the containers of one sandbox may have together, where '
+        "the flavor's extra spec zun:pids_limit does not say otherwise.",
+    ),
+    cfg.IntOpt(
+        'max_parallel_starts',
+        default=0,
+        min=0,
+        help='Sandboxes that Docker creates or starts at a time; more only make each slower. '
+        '0 means twice the number of cores.',
+    ),
+    cfg.IntOpt(
+        'lock_timeout',
+        default=60,
+        min=1,
+        help='Seconds to wait while the agent starts a container in a sandbox that is to be '
+        'changed.',
+    ),
+    cfg.StrOpt(
+        'cgroup_root',
+        default='/sys/fs/cgroup',
+        help='Where the cgroup file systems are mounted.',
+    ),
+]
+
+
+def register(conf: cfg.ConfigOpts) -> None:
+    """Add the options to `conf`."""
+    conf.register_group(GROUP)
+    conf.register_opts(OPTIONS, group=GROUP)
+
+
+def list_opts() -> list[tuple[cfg.OptGroup, list[cfg.Opt]]]:
+    """Return the options for oslo-config-generator."""
+    return [(GROUP, OPTIONS)]

@@ -1,0 +1,378 @@
+"""The compute driver: what nova asks, in nova's words."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import nova.conf
+import os_resource_classes as orc
+from nova import exception
+from nova.image import glance
+from nova.virt import driver
+from oslo_log import log as logging
+
+from zun_virt import cgroup, conf, events, image, lifecycle, network, resources, sandbox
+from zun_virt.connector import Connector, Steps
+from zun_virt.errors import FAILURES, in_novas_words
+from zun_virt.host import Host, HostError, connect
+from zun_virt.inspection import Inspection
+from zun_virt.refusals import Refusals
+
+LOG = logging.getLogger(__name__)
+CONF = nova.conf.CONF
+conf.register(CONF)
+
+_DESTROY_SECONDS = 10
+
+
+class ZunDriver(Inspection, Refusals, driver.ComputeDriver):
+    """Sandboxes: servers that are a place to run containers."""
+
+    capabilities = dict(
+        driver.ComputeDriver.capabilities,
+        supports_attach_interface=True,
+        supports_evacuate=True,
+        supports_image_type_raw=True,
+    )
+
+    # -- the host ---------------------------------------------------------------------
+
+    def init_host(self, host: str) -> None:
+        """Connect to the host's services, or refuse to start.
+
+        :raises nova.exception.InvalidConfiguration: sandboxes cannot be made here
+        """
+        config = CONF.zun_virt
+        if CONF.compute.cpu_dedicated_set:
+            raise exception.InvalidConfiguration(
+                '[compute] cpu_dedicated_set: sandboxes cannot have cores of their own'
+            )
+        try:
+            client = connect(config.docker_url, config.docker_timeout)
+            self._host = Host(client, host, config.max_parallel_starts)
+            facts = self._host.check()
+            self._cgroups = cgroup.make(
+                facts.cgroup_driver, facts.cgroup_version, config.cgroup_root
+            )
+            store = sandbox.SandboxStore(config.state_path)
+            store.prepare()
+            self._images = image.Images(
+                self._host,
+                glance.API(),
+                scratch=pathlib.Path(config.state_path),
+                architecture=facts.architecture,
+                configured=config.sandbox_image,
+            )
+            self._images.prepare()
+        except (HostError, OSError, ValueError) as error:
+            raise exception.InvalidConfiguration(f'No sandboxes on this host: {error}') from error
+        self._name = host
+        self._cgroup_driver = facts.cgroup_driver
+        self._network = network.Network()
+        self._sandboxes = lifecycle.Lifecycle(self._host, self._cgroups, store, config.lock_timeout)
+        self._connector = Connector(self.virtapi, self._network, self._sandboxes)
+        self._watcher = events.Watcher(self._host, self._sandboxes, self.emit_event)
+        self._watcher.start()
+
+    def cleanup_host(self, host: str) -> None:
+        """End what `init_host` began."""
+        self._watcher.stop()
+        self._host.close()
+
+    def get_available_nodes(self, refresh: bool = False) -> list[str]:
+        """Return the one node: this host."""
+        return [self._name]
+
+    def get_host_ip_addr(self) -> str:
+        """Return the address that migrations and evacuations record."""
+        return str(CONF.my_ip)
+
+    def get_host_uptime(self) -> str:
+        """Return how long the host has been up."""
+        return resources.uptime()
+
+    @in_novas_words
+    def get_available_resource(self, nodename: str) -> dict[str, Any]:
+        """Return what the host has, for nova's resource tracker."""
+        running = sum(container.alive for container in self._host.sandboxes())
+        return resources.available(self._host.facts(), nodename, running)
+
+    @in_novas_words
+    def update_provider_tree(
+        self, provider_tree: Any, nodename: str, allocations: Any = None
+    ) -> None:
+        """Tell placement what the host has, and that it is one for sandboxes."""
+        ratios = self._get_allocation_ratios(provider_tree.data(nodename).inventory)
+        reserved = {
+            orc.VCPU: CONF.reserved_host_cpus,
+            orc.MEMORY_MB: CONF.reserved_host_memory_mb,
+            orc.DISK_GB: self._get_reserved_host_disk_gb_from_config(),
+        }
+        provider_tree.update_inventory(
+            nodename, resources.inventory(self._host.facts(), ratios, reserved)
+        )
+        provider_tree.add_traits(nodename, resources.TRAIT)
+
+    # -- making and removing ----------------------------------------------------------
+
+    @in_novas_words
+    def spawn(
+        self,
+        context: Any,
+        instance: Any,
+        image_meta: Any,
+        injected_files: Any,
+        admin_password: Any,
+        allocations: Any,
+        network_info: Any = None,
+        block_device_info: Any = None,
+        power_on: bool = True,
+        accel_info: Any = None,
+    ) -> None:
+        """Make a sandbox, and start it unless told otherwise.
+
+        All that needs no network comes first: nova allocates the ports meanwhile, and
+        looking at `network_info` waits for them.
+        """
+        _refuse_volumes(block_device_info)
+        steps = Steps()
+        with contextlib.ExitStack() as undo:
+            limits = self._limits(instance)
+            chosen = self._images.ensure(context, image_meta, instance.trusted_certs)
+            steps.done('image')
+            plugged: list[Any] = []
+            undo.callback(self._undo, instance, plugged)
+            made = self._sandboxes.make(
+                self._record(instance, limits),
+                limits,
+                image=chosen,
+                name=instance.name,
+                start=power_on,
+            )
+            steps.done('sandbox')
+            plugged.extend(network_info or ())
+            steps.done('allocation')
+            self._connector.connect(instance, plugged, made, steps, await_neutron=True)
+            undo.pop_all()
+        LOG.debug('Spawned in %s', steps, instance=instance)
+
+    @in_novas_words
+    def destroy(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        destroy_disks: bool = True,
+        destroy_secrets: bool = True,
+    ) -> None:
+        """Remove a sandbox and all that belongs to it, as far as it is there."""
+        timeout = min(CONF.shutdown_timeout, _DESTROY_SECONDS)
+        self._sandboxes.remove(instance.uuid, timeout, self._unplugging(instance, network_info))
+        LOG.info('Removed', instance=instance)
+
+    @in_novas_words
+    def cleanup(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        destroy_disks: bool = True,
+        migrate_data: Any = None,
+        destroy_vifs: bool = True,
+        destroy_secrets: bool = True,
+    ) -> None:
+        """Remove what a sandbox that has gone from this host left."""
+        vifs = network_info if destroy_vifs else ()
+        self._sandboxes.remove(instance.uuid, 0, self._unplugging(instance, vifs))
+
+    def _undo(self, instance: Any, vifs: list[Any]) -> None:
+        """Remove what a failed spawn made; nova shows the user what made it fail."""
+        try:
+            self._sandboxes.remove(instance.uuid, 0, self._unplugging(instance, vifs))
+        except FAILURES:
+            LOG.exception('A failed spawn left something behind', instance=instance)
+
+    def _record(self, instance: Any, limits: cgroup.Limits) -> sandbox.Sandbox:
+        parent = sandbox.cgroup_parent(instance.uuid, self._cgroup_driver)
+        return lifecycle.describe(instance, limits, self._name, parent)
+
+    def _limits(self, instance: Any) -> cgroup.Limits:
+        return resources.limits(instance.flavor, CONF.zun_virt.pids_limit, resources.shared_cpus())
+
+    # -- the network ------------------------------------------------------------------
+
+    @in_novas_words
+    def plug_vifs(self, instance: Any, network_info: Any) -> None:
+        """Make sure of a sandbox's interfaces; one that does not run gets them at its start.
+
+        :raises nova.exception.VirtualInterfacePlugException: they cannot be made; nothing
+            else may leave here, since nova-compute would not start
+        """
+        try:
+            made = self._sandboxes.running(instance.uuid)
+            if made is not None:
+                self._connector.connect(instance, list(network_info), made)
+        except (HostError, sandbox.SandboxError, OSError) as error:
+            raise exception.VirtualInterfacePlugException(str(error)) from error
+
+    def unplug_vifs(self, instance: Any, network_info: Any) -> None:
+        """Take a sandbox's interfaces from the host."""
+        self._network.unplug(instance, network_info)
+
+    @in_novas_words
+    def attach_interface(self, context: Any, instance: Any, image_meta: Any, vif: Any) -> None:
+        """Give a running sandbox one more interface."""
+        others = [other for other in instance.get_network_info() if other['id'] != vif['id']]
+        self._change_interfaces(instance, [*others, vif])
+
+    @in_novas_words
+    def detach_interface(self, context: Any, instance: Any, vif: Any) -> None:
+        """Take an interface from a sandbox, whether or not it runs."""
+        self._network.unplug(instance, [vif])
+        others = [other for other in instance.get_network_info() if other['id'] != vif['id']]
+        self._change_interfaces(instance, others)
+
+    def _change_interfaces(self, instance: Any, vifs: list[Any]) -> None:
+        made = self._sandboxes.running(instance.uuid)
+        if made is not None:
+            self._connector.connect(instance, vifs, made)
+
+    def _unplugging(self, instance: Any, network_info: Any) -> Callable[[], None]:
+        return functools.partial(self._network.unplug, instance, network_info or ())
+
+    # -- power ------------------------------------------------------------------------
+
+    @in_novas_words
+    def power_off(self, instance: Any, timeout: int = 0, retry_interval: int = 0) -> None:
+        """Stop a sandbox and all that runs in it.
+
+        :param timeout: seconds that its containers have to end by themselves
+        """
+        self._stop(instance, instance.get_network_info(), timeout)
+
+    @in_novas_words
+    def power_on(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        accel_info: Any = None,
+        share_info: Any = None,
+    ) -> None:
+        """Start a sandbox; the agent then starts what ran when it was stopped."""
+        _refuse_volumes(block_device_info)
+        self._start(context, instance, network_info)
+
+    @in_novas_words
+    def reboot(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        reboot_type: str,
+        block_device_info: Any = None,
+        bad_volumes_callback: Any = None,
+        accel_info: Any = None,
+        share_info: Any = None,
+    ) -> None:
+        """Stop and start a sandbox, hard or gently; it runs afterwards in any case."""
+        timeout = CONF.shutdown_timeout if reboot_type == 'SOFT' else 0
+        self._stop(instance, network_info, timeout)
+        self._start(context, instance, network_info)
+
+    def resume_state_on_host_boot(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        share_info: Any,
+        block_device_info: Any = None,
+    ) -> None:
+        """Start a sandbox that ran before the host was started anew."""
+        self.reboot(context, instance, network_info, 'HARD', block_device_info)
+
+    @in_novas_words
+    def pause(self, instance: Any) -> None:
+        """Freeze a sandbox and all that runs in it."""
+        if self._found(instance).state != 'paused':
+            self._sandboxes.freeze(instance.uuid)
+
+    @in_novas_words
+    def unpause(self, instance: Any) -> None:
+        """Thaw a sandbox and all that is in it."""
+        self._found(instance)
+        self._sandboxes.thaw(instance.uuid)
+
+    def suspend(self, context: Any, instance: Any) -> None:
+        """Freeze a sandbox; it uses no processor until it is resumed."""
+        self.pause(instance)
+
+    @in_novas_words
+    def resume(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        share_info: Any = None,
+    ) -> None:
+        """Thaw a suspended sandbox, or start it when the host was started anew since."""
+        if self._found(instance).alive:
+            self._sandboxes.thaw(instance.uuid)
+        else:
+            self._start(context, instance, network_info)
+
+    def _stop(self, instance: Any, network_info: Any, timeout: int) -> None:
+        self._sandboxes.stop(instance.uuid, timeout, self._unplugging(instance, network_info))
+
+    def _start(self, context: Any, instance: Any, network_info: Any) -> None:
+        steps = Steps()
+        vifs = list(network_info or ())
+        made = self._sandboxes.running(instance.uuid)
+        with contextlib.ExitStack() as undo:
+            if made is None:
+                undo.callback(self._stop_again, instance, vifs)
+                # A namespace that has gone leaves ports of Open vSwitch without a device.
+                self._network.unplug(instance, vifs)
+                limits = self._limits(instance)
+                known = self._sandboxes.record(instance.uuid)
+                record = known or self._record(instance, limits)
+                made = self._sandboxes.start(record, limits)
+                if made is None:
+                    made = self._remake(context, instance, record, limits)
+                steps.done('sandbox')
+            self._connector.connect(instance, vifs, made, steps, await_neutron=True)
+            undo.pop_all()
+        LOG.debug('Started in %s', steps, instance=instance)
+
+    def _remake(
+        self, context: Any, instance: Any, record: sandbox.Sandbox, limits: cgroup.Limits
+    ) -> lifecycle.Made:
+        """Make a sandbox anew whose pause container is lost."""
+        LOG.warning('The sandbox is lost, making it anew', instance=instance)
+        chosen = self._images.ensure(context, instance.image_meta, instance.trusted_certs)
+        record = record.replace(incarnation=lifecycle.new_incarnation())
+        return self._sandboxes.make(record, limits, image=chosen, name=instance.name, start=True)
+
+    def _stop_again(self, instance: Any, vifs: list[Any]) -> None:
+        """Stop what could not be started; nova shows the user what made it fail."""
+        try:
+            self._stop(instance, vifs, 0)
+        except FAILURES:
+            LOG.exception('A failed start left something behind', instance=instance)
+
+
+def _refuse_volumes(block_device_info: Any) -> None:
+    """Refuse volumes rather than lose sight of data.
+
+    :raises nova.exception.InvalidInput: there are some
+    """
+    if driver.block_device_info_get_mapping(block_device_info):
+        raise exception.InvalidInput(reason='a sandbox cannot have volumes')

@@ -1,0 +1,367 @@
+"""Docker as the driver sees it: the one module that knows its library.
+
+Errors of the engine and of the way to it leave here as `HostError` and its kin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import threading
+import typing
+from collections.abc import Callable, Iterator, Mapping
+
+import docker
+import docker.errors
+import requests
+from oslo_log import log as logging
+
+from zun_virt import pause, sandbox
+
+LOG = logging.getLogger(__name__)
+
+MINIMUM_API_VERSION = (1, 40)
+
+
+class HostError(Exception):
+    """Docker could not do what it was asked; the message says what that was."""
+
+
+class HostUnavailable(HostError):
+    """Docker did not answer, or not in time."""
+
+
+class NotFound(HostError):
+    """The container or image does not exist."""
+
+
+class Conflict(HostError):
+    """The container's state does not allow it."""
+
+
+class ImageRefused(HostError):
+    """Docker does not take the archive."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Container:
+    """A container as Docker shows it.
+
+    :ivar state: Docker's word: created, running, paused, restarting, removing, exited, dead
+    :ivar pid: of its first process on the host, 0 when none runs; `Host.inspect` only, as
+        are the fields after it
+    :ivar finished_at: when it ended last, as Docker writes times
+    """
+
+    id: str
+    name: str
+    state: str
+    labels: Mapping[str, str]
+    pid: int = 0
+    exit_code: int = 0
+    started_at: str = ''
+    finished_at: str = ''
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has processes, frozen ones included."""
+        return self.state in ('running', 'paused', 'restarting')
+
+    @property
+    def sandbox_id(self) -> str:
+        """The instance uuid of the sandbox to which it belongs."""
+        return self.labels[sandbox.LABEL_SANDBOX]
+
+    @property
+    def nova_name(self) -> str:
+        """The name by which nova's driver interface knows the sandbox."""
+        return self.labels.get(pause.LABEL_NAME, self.name)
+
+    @property
+    def container_id(self) -> str | None:
+        """Its id in the container API; None for a pause container."""
+        return self.labels.get(sandbox.LABEL_CONTAINER)
+
+    @property
+    def is_pause(self) -> bool:
+        """Whether it is the pause container of its sandbox."""
+        return self.labels.get(sandbox.LABEL_ROLE) == sandbox.ROLE_PAUSE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What Docker says of itself and of the machine.
+
+    :ivar memory_mb: of the machine, in MiB
+    :ivar version: of the engine, as an integer that grows with it
+    """
+
+    cpus: int
+    memory_mb: int
+    data_root: str
+    architecture: str
+    version: int
+    cgroup_driver: str
+    cgroup_version: int
+    storage_driver: str
+    live_restore: bool
+    swap_limit: bool
+
+
+def connect(url: str, timeout: int) -> typing.Any:
+    """Return a client of the engine at `url`, at the newest API version both know.
+
+    :param timeout: seconds to wait for an answer
+    :raises HostUnavailable: the engine does not answer
+    """
+    with _translated(f'Connecting to {url}'):
+        # One client serves all threads; its pool is a number to keep, not a limit.
+        return docker.APIClient(base_url=url, version='auto', timeout=timeout, max_pool_size=32)
+
+
+class Host:
+    """The containers and images of this machine."""
+
+    def __init__(self, client: typing.Any, owner: str, parallel_starts: int = 0) -> None:
+        """Use a client that `connect` returned.
+
+        :param owner: nova's name of this host; other hosts' sandboxes are not touched
+        :param parallel_starts: that Docker does at a time, 0 for twice the cores
+        """
+        self._client = client
+        self._owner = owner
+        self._starts = threading.BoundedSemaphore(parallel_starts or 2 * (os.cpu_count() or 1))
+
+    def facts(self) -> Facts:
+        """Return what Docker says of itself and of the machine."""
+        with _translated('Reading the facts of the engine'):
+            info = self._client.info()
+        numbers = [*info['ServerVersion'].split('+')[0].split('-')[0].split('.'), '0', '0'][:3]
+        return Facts(
+            cpus=info['NCPU'],
+            memory_mb=info['MemTotal'] >> 20,
+            data_root=info['DockerRootDir'],
+            architecture=info['Architecture'],
+            version=sum(
+                int(number) * 1000**place
+                for number, place in zip(numbers, (2, 1, 0), strict=True)
+                if number.isdigit()
+            ),
+            cgroup_driver=info['CgroupDriver'],
+            cgroup_version=int(info.get('CgroupVersion', 1)),
+            storage_driver=info['Driver'],
+            live_restore=info.get('LiveRestoreEnabled', False),
+            swap_limit=info.get('SwapLimit', False),
+        )
+
+    def check(self) -> Facts:
+        """Return what Docker says of itself, or refuse it.
+
+        :raises HostError: it cannot hold sandboxes
+        """
+        version = tuple(int(number) for number in self._client.api_version.split('.'))
+        if version < MINIMUM_API_VERSION:
+            raise HostError(f'API version {self._client.api_version} of the engine is too old')
+        facts = self.facts()
+        if not facts.live_restore:
+            LOG.warning(
+                'live-restore is off: a restart of the engine will stop every sandbox. '
+                'Set "live-restore": true in its daemon.json'
+            )
+        if not facts.swap_limit:
+            LOG.warning('The kernel does not limit swap: a sandbox may use more than its memory')
+        return facts
+
+    def sandboxes(self) -> list[Container]:
+        """Return the pause containers of this host's sandboxes, in any state."""
+        return self._list(
+            f'{sandbox.LABEL_ROLE}={sandbox.ROLE_PAUSE}', f'{sandbox.LABEL_HOST}={self._owner}'
+        )
+
+    def containers(self, instance_id: str) -> list[Container]:
+        """Return all containers of one sandbox, in any state."""
+        return self._list(f'{sandbox.LABEL_SANDBOX}={instance_id}')
+
+    def _list(self, *labels: str) -> list[Container]:
+        with _translated('Listing containers'):
+            entries = self._client.containers(all=True, filters={'label': list(labels)})
+        return [
+            Container(
+                id=entry['Id'],
+                name=(entry['Names'] or ['/'])[0].lstrip('/'),
+                state=entry['State'],
+                labels=entry['Labels'],
+            )
+            for entry in entries
+        ]
+
+    def inspect(self, container: str) -> Container:
+        """Return all that is known of a container.
+
+        :param container: its id or name
+        :raises NotFound: there is none
+        """
+        with _translated(f'Inspecting container {container}'):
+            data = self._client.inspect_container(container)
+        return Container(
+            id=data['Id'],
+            name=data['Name'].lstrip('/'),
+            state=data['State']['Status'],
+            labels=data['Config']['Labels'] or {},
+            pid=data['State']['Pid'],
+            exit_code=data['State']['ExitCode'],
+            started_at=data['State']['StartedAt'],
+            finished_at=data['State']['FinishedAt'],
+        )
+
+    def pause_container(self, instance_id: str) -> Container | None:
+        """Return the sandbox's pause container, or None when it has none."""
+        try:
+            found = self.inspect(sandbox.sandbox_name(instance_id))
+        except NotFound:
+            return None
+        # Ownership is the label: anybody may have given a container this name.
+        return found if found.labels.get(sandbox.LABEL_SANDBOX) == instance_id else None
+
+    def create(self, name: str, request: dict[str, typing.Any]) -> str:
+        """Create a container and return its id.
+
+        :raises NotFound: its image does not exist
+        :raises Conflict: the name is taken
+        """
+        with self._starts, _translated(f'Creating container {name}'):
+            created: str = self._client.create_container_from_config(request, name)['Id']
+        return created
+
+    def start(self, container: str) -> None:
+        """Start a container; one that runs is fine."""
+        with self._starts, _translated(f'Starting container {container}'):
+            self._client.start(container)
+
+    def stop(self, container: str, timeout: int) -> None:
+        """Stop a container; one that is not running or has gone is fine.
+
+        :param timeout: seconds between its stop signal and SIGKILL
+        """
+        with contextlib.suppress(NotFound), _translated(f'Stopping container {container}'):
+            self._client.stop(container, timeout=timeout)
+
+    def pause(self, container: str) -> None:
+        """Freeze a container's processes.
+
+        :raises Conflict: it is frozen already, or does not run
+        """
+        with _translated(f'Pausing container {container}'):
+            self._client.pause(container)
+
+    def unpause(self, container: str) -> None:
+        """Thaw a container's processes."""
+        with _translated(f'Unpausing container {container}'):
+            self._client.unpause(container)
+
+    def remove(self, container: str) -> None:
+        """Remove a container and its anonymous volumes; one that has gone is fine."""
+        with contextlib.suppress(NotFound), _translated(f'Removing container {container}'):
+            self._client.remove_container(container, v=True, force=True)
+
+    def log_tail(self, container: str, lines: int) -> bytes:
+        """Return the last lines a container wrote, both of its streams together."""
+        with _translated(f'Reading the log of container {container}'):
+            data: bytes = self._client.logs(container, tail=lines, timestamps=False)
+        return data
+
+    def image_id(self, name: str) -> str | None:
+        """Return the id of the image with this name, or None when there is none."""
+        try:
+            with _translated(f'Inspecting image {name}'):
+                found: str = self._client.inspect_image(name)['Id']
+        except NotFound:
+            return None
+        return found
+
+    def pull(self, name: str) -> str:
+        """Fetch an image from its registry and return its id.
+
+        :raises NotFound: the registry does not have it
+        """
+        repository, tag = _reference(name)
+        with _translated(f'Pulling image {name}'):
+            # Docker answers 200 and puts an error into the stream.
+            for line in self._client.pull(repository, tag=tag, stream=True, decode=True):
+                if 'error' in line:
+                    raise HostError(f'Pulling image {name}: {line["error"]}')
+        found = self.image_id(name)
+        if found is None:
+            raise NotFound(f'Pulling image {name}: the engine does not show it afterwards')
+        return found
+
+    def load(self, archive: typing.BinaryIO, tag: str) -> str:
+        """Load an image archive, which gives its one image this tag, and return its id.
+
+        :raises ImageRefused: Docker finds it damaged
+        """
+        with _translated(f'Loading image {tag}'):
+            for line in self._client.load_image(archive):
+                if 'error' in line:
+                    raise ImageRefused(f'Loading image {tag}: {line["error"]}')
+        found = self.image_id(tag)
+        if found is None:
+            raise ImageRefused(f'Loading image {tag}: the engine does not show it afterwards')
+        return found
+
+    @contextlib.contextmanager
+    def events(self) -> Iterator[tuple[Iterator[tuple[str, str]], Callable[[], None]]]:
+        """Follow this host's pause containers.
+
+        :returns: an iterator of Docker's word for what happened and the sandbox's instance
+            uuid, which ends when the engine does; and a function that ends it from
+            another thread
+        """
+        filters = {
+            'type': 'container',
+            'event': ['start', 'die', 'pause', 'unpause'],
+            'label': [
+                f'{sandbox.LABEL_ROLE}={sandbox.ROLE_PAUSE}',
+                f'{sandbox.LABEL_HOST}={self._owner}',
+            ],
+        }
+        with _translated('Following events'):
+            stream = self._client.events(filters=filters, decode=True)
+        try:
+            yield _events(stream), stream.close
+        finally:
+            stream.close()
+
+    def close(self) -> None:
+        """Close the connections to the engine."""
+        self._client.close()
+
+
+def _events(stream: typing.Any) -> Iterator[tuple[str, str]]:
+    with _translated('Following events'):
+        for event in stream:
+            yield event['Action'], event['Actor']['Attributes'][sandbox.LABEL_SANDBOX]
+
+
+def _reference(name: str) -> tuple[str, str]:
+    """Split an image's name into repository and tag (or digest)."""
+    if '@' in name:
+        repository, _, digest = name.partition('@')
+        return repository, digest
+    head, colon, tag = name.rpartition(':')
+    return (head, tag) if colon and '/' not in tag else (name, 'latest')
+
+
+@contextlib.contextmanager
+def _translated(attempt: str) -> Iterator[None]:
+    """Raise errors of the library as ours, with what was attempted."""
+    try:
+        yield
+    except docker.errors.APIError as error:
+        text = f'{attempt}: {error.explanation or error}'
+        kinds: dict[int, type[HostError]] = {404: NotFound, 409: Conflict}
+        raise kinds.get(error.status_code or 0, HostError)(text) from error
+    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+        # Among them the library's failure to read an empty answer.
+        raise HostUnavailable(f'{attempt}: {error}') from error

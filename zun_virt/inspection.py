@@ -1,0 +1,98 @@
+"""The part of the driver that looks at sandboxes and changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nova import exception
+from nova.compute import power_state
+from nova.virt import hardware
+
+from zun_virt import cgroup, host, lifecycle, network, report
+from zun_virt.errors import in_novas_words
+
+_POWER_STATES = {
+    'created': power_state.SHUTDOWN,
+    'running': power_state.RUNNING,
+    'paused': power_state.PAUSED,
+    'restarting': power_state.RUNNING,
+    'exited': power_state.SHUTDOWN,
+    'removing': power_state.CRASHED,
+    'dead': power_state.CRASHED,
+}
+
+
+class Inspection:
+    """Answers nova's questions about what is there."""
+
+    _host: host.Host
+    _cgroups: cgroup.Cgroups
+    _network: network.Network
+    _sandboxes: lifecycle.Lifecycle
+
+    @in_novas_words
+    def list_instances(self) -> list[str]:
+        """Return nova's internal names of all sandboxes."""
+        return [container.nova_name for container in self._host.sandboxes()]
+
+    @in_novas_words
+    def list_instance_uuids(self) -> list[str]:
+        """Return the uuids of all sandboxes."""
+        return [container.sandbox_id for container in self._host.sandboxes()]
+
+    @in_novas_words
+    def get_num_instances(self) -> int:
+        """Return how many sandboxes there are."""
+        return len(self._host.sandboxes())
+
+    @in_novas_words
+    def instance_exists(self, instance: Any) -> bool:
+        """Return whether the server has a sandbox here."""
+        return self._host.pause_container(instance.uuid) is not None
+
+    @in_novas_words
+    def get_info(self, instance: Any, use_cache: bool = True) -> Any:
+        """Return the sandbox's power state.
+
+        :raises nova.exception.InstanceNotFound: there is none
+        """
+        return hardware.InstanceInfo(_POWER_STATES[self._found(instance).state])
+
+    @in_novas_words
+    def get_console_output(self, context: Any, instance: Any) -> str:
+        """Return the recent output of the sandbox's containers."""
+        output = report.console(self._host, instance.uuid)
+        if output is None:
+            raise exception.InstanceNotFound(instance_id=instance.uuid)
+        return output
+
+    @in_novas_words
+    def get_diagnostics(self, instance: Any) -> dict[str, int]:
+        """Return what the sandbox uses, as plain numbers."""
+        _, usage, traffic = self._used(instance)
+        return report.flat_diagnostics(usage, traffic)
+
+    @in_novas_words
+    def get_instance_diagnostics(self, instance: Any) -> Any:
+        """Return what the sandbox uses."""
+        state = power_state.STATE_MAP[self.get_info(instance).state]
+        return report.diagnostics(*self._used(instance), state)
+
+    def _found(self, instance: Any) -> host.Container:
+        container = self._host.pause_container(instance.uuid)
+        if container is None:
+            raise exception.InstanceNotFound(instance_id=instance.uuid)
+        return container
+
+    def _used(
+        self, instance: Any
+    ) -> tuple[lifecycle.Made | None, dict[str, int], dict[str, dict[str, int]]]:
+        self._found(instance)
+        made = self._sandboxes.running(instance.uuid)
+        if made is None:
+            return None, {}, {}
+        return (
+            made,
+            self._cgroups.usage(made.record.cgroup_parent),
+            self._network.counters(made.pid),
+        )

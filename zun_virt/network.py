@@ -1,0 +1,243 @@
+"""A sandbox's interfaces: what Neutron gave it, put into its network namespace.
+
+Planning is pure; `Network` carries a plan out, with os-vif for the host's side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+
+import os_vif
+import os_vif.exception
+import os_vif.objects
+from nova import exception
+from nova.network import os_vif_util
+from oslo_log import log as logging
+
+from zun_virt import privsep, sandbox
+
+LOG = logging.getLogger(__name__)
+
+HOSTS_HEADER = """\
+# Written by the sandbox's host.
+127.0.0.1 localhost
+::1 localhost ip6-localhost ip6-loopback
+fe00::0 ip6-localnet
+ff00::0 ip6-mcastprefix
+ff02::1 ip6-allnodes
+ff02::2 ip6-allrouters
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interface:
+    """One interface as the sandbox shall have it.
+
+    :ivar device: name of its other end on the host
+    :ivar mtu: bytes, None for the kernel's default
+    :ivar addresses: each with its prefix length
+    :ivar routes: destination and gateway, None for a direct one
+    :ivar accept_ra: whether a default route must be learnt from a router Neutron
+        knows nothing of
+    """
+
+    port_id: str
+    device: str
+    mac: str
+    mtu: int | None
+    addresses: tuple[str, ...]
+    routes: tuple[tuple[str, str | None], ...]
+    accept_ra: bool = False
+
+    def request(self) -> dict[str, typing.Any]:
+        """Return it as `privsep.plug` takes it."""
+        return {
+            'mac': self.mac,
+            'mtu': self.mtu,
+            'addresses': list(self.addresses),
+            'routes': [list(route) for route in self.routes],
+            'accept_ra': self.accept_ra,
+        }
+
+
+def plan(network_info: Iterable[typing.Any]) -> list[Interface]:
+    """Return the interfaces for nova's model of the ports.
+
+    A destination that two ports offer, as every subnet's default route is, goes by
+    the first.
+    """
+    taken: set[str] = set()
+    return [_interface(vif, taken) for vif in network_info]
+
+
+def _interface(vif: typing.Any, taken: set[str]) -> Interface:
+    routes: list[tuple[str, str | None]] = []
+    accept_ra = False
+    for subnet in _subnets(vif):
+        gateway = _address(subnet.get('gateway'))
+        offered = [
+            (str(route['cidr']), _address(route.get('gateway')))
+            for route in subnet.get('routes') or []
+        ]
+        if gateway:
+            offered.append(('::/0' if subnet['version'] == 6 else '0.0.0.0/0', gateway))
+        elif subnet['version'] == 6:
+            accept_ra = True
+        for destination, via in offered:
+            if destination not in taken:
+                taken.add(destination)
+                routes.append((destination, via))
+    return Interface(
+        port_id=vif['id'],
+        device=device_name(vif),
+        mac=vif['address'],
+        mtu=vif['network'].get_meta('mtu'),
+        addresses=tuple(f'{entry.address}/{entry.prefix_length}' for entry in addresses([vif])),
+        routes=tuple(routes),
+        accept_ra=accept_ra,
+    )
+
+
+def device_name(vif: typing.Any) -> str:
+    """Return the name of the interface's end on the host."""
+    return str(vif['devname'] or f'tap{vif["id"]}'[:14])
+
+
+def addresses(network_info: Iterable[typing.Any]) -> list[sandbox.Address]:
+    """Return the fixed addresses of all ports, as the sandbox's record holds them."""
+    return [
+        sandbox.Address(
+            network_id=vif['network']['id'],
+            port_id=vif['id'],
+            mac=vif['address'],
+            address=str(ip['address']),
+            prefix_length=ipaddress.ip_network(str(subnet['cidr']), strict=False).prefixlen,
+            version=subnet['version'],
+            preserve_on_delete=bool(vif.get('preserve_on_delete')),
+        )
+        for vif in network_info
+        for subnet in _subnets(vif)
+        for ip in subnet['ips']
+    ]
+
+
+def hosts_file(hostname: str, fixed: Sequence[sandbox.Address]) -> str:
+    """Return the content of ``/etc/hosts``."""
+    lines = [f'{address.address} {hostname}' for address in fixed]
+    # Programs expect their own name to resolve, network or not.
+    return HOSTS_HEADER + ''.join(f'{line}\n' for line in lines or [f'127.0.1.1 {hostname}'])
+
+
+def resolv_conf(network_info: Iterable[typing.Any]) -> str:
+    """Return the content of ``/etc/resolv.conf``: every subnet's servers, each once."""
+    servers = dict.fromkeys(
+        str(server['address'])
+        for vif in network_info
+        for subnet in _subnets(vif)
+        for server in subnet.get('dns') or []
+    )
+    return ''.join(f'nameserver {server}\n' for server in servers)
+
+
+def _subnets(vif: typing.Any) -> Iterator[typing.Any]:
+    for subnet in vif['network']['subnets'] or []:
+        if subnet.get('cidr'):
+            yield subnet
+
+
+def _address(ip: typing.Any) -> str | None:
+    """Return the address of nova's model of one, which may itself be without."""
+    address = ip.get('address') if ip else None
+    return str(address) if address else None
+
+
+class Network:
+    """Plugs and unplugs the interfaces of sandboxes."""
+
+    def __init__(self) -> None:
+        """Load os-vif's plugins, if nobody has yet."""
+        os_vif.initialize()
+
+    def plug(self, instance: typing.Any, network_info: typing.Any, pid: int) -> None:
+        """Bring a sandbox's network namespace to what Neutron says.
+
+        What is there and right stays untouched, so that this may be done at any time.
+
+        :param pid: of the pause container's process
+        :raises nova.exception.VirtualInterfacePlugException: it cannot be
+        """
+        vifs = list(network_info)
+        for vif, interface in zip(vifs, plan(vifs), strict=True):
+            port = _osvif(vif)
+            LOG.debug('Plugging port %s', interface.port_id, instance=instance)
+            try:
+                privsep.plug(pid, interface.device, interface.request())
+                os_vif.plug(port, os_vif_util.nova_to_osvif_instance(instance))
+                if isinstance(port, os_vif.objects.vif.VIFBridge):
+                    privsep.enslave(interface.device, port.bridge_name)
+            except _FAILURES as error:
+                raise exception.VirtualInterfacePlugException(
+                    f'port {interface.port_id}: {error}'
+                ) from error
+
+    def unplug(self, instance: typing.Any, network_info: typing.Any) -> None:
+        """Take a sandbox's interfaces and their ports from the host; missing ones are fine.
+
+        :raises nova.exception.VirtualInterfacePlugException: one could not be removed; all
+            have been tried
+        """
+        failed = []
+        for vif in network_info:
+            try:
+                port = _osvif(vif)
+            except exception.VirtualInterfacePlugException as error:
+                # Nothing of it was ever plugged.
+                LOG.debug('Not unplugging: %s', error, instance=instance)
+                continue
+            LOG.debug('Unplugging port %s', vif['id'], instance=instance)
+            try:
+                if isinstance(port, os_vif.objects.vif.VIFBridge):
+                    privsep.unplug(device_name(vif))
+                os_vif.unplug(port, os_vif_util.nova_to_osvif_instance(instance))
+            except _FAILURES as error:
+                LOG.warning('Unplugging port %s: %s', vif['id'], error, instance=instance)
+                failed.append(f'port {vif["id"]}: {error}')
+        if failed:
+            raise exception.VirtualInterfacePlugException('; '.join(failed))
+
+    def counters(self, pid: int) -> dict[str, dict[str, int]]:
+        """Return the traffic counters of a sandbox's interfaces, by MAC address."""
+        try:
+            found: dict[str, dict[str, int]] = privsep.counters(pid)
+        except _FAILURES as error:
+            LOG.debug('Traffic counters of process %s cannot be read: %s', pid, error)
+            return {}
+        return found
+
+
+# What can come out of a privileged process, or of os-vif.
+_FAILURES = (*privsep.FAILURES, os_vif.exception.ExceptionBase)
+
+
+def _osvif(vif: typing.Any) -> typing.Any:
+    """Return os-vif's model of a port.
+
+    :raises nova.exception.VirtualInterfacePlugException: it is of a kind a sandbox cannot have
+    """
+    try:
+        port = os_vif_util.nova_to_osvif_vif(vif)
+    except exception.NovaException as error:
+        raise exception.VirtualInterfacePlugException(f'port {vif["id"]}: {error}') from error
+    kinds = (os_vif.objects.vif.VIFOpenVSwitch, os_vif.objects.vif.VIFBridge)
+    if not isinstance(port, kinds):
+        raise exception.VirtualInterfacePlugException(
+            f'port {vif["id"]}: a sandbox cannot have an interface of type {vif["type"]}'
+        )
+    profile = port.port_profile if 'port_profile' in port else None
+    if profile is not None and 'create_tap' in profile and profile.create_tap:
+        # It would be a tap device, which has no end to put into a namespace.
+        profile.create_tap = False
+    return port

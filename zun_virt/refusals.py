@@ -1,0 +1,86 @@
+"""What a sandbox cannot do: refused so that the server stays as it was, and says why."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from nova import exception
+
+
+class Refusals:
+    """Operations that end with a reason and change nothing."""
+
+    def check_can_live_migrate_destination(
+        self,
+        context: Any,
+        instance: Any,
+        src_compute_info: Any,
+        dst_compute_info: Any,
+        block_migration: bool = False,
+        disk_over_commit: bool = False,
+    ) -> NoReturn:
+        """Refuse; any other exception would put the server into ERROR."""
+        raise exception.MigrationPreCheckError(
+            reason='the processes of a sandbox cannot move to another host while they run'
+        )
+
+    def migrate_disk_and_power_off(
+        self,
+        context: Any,
+        instance: Any,
+        dest: str,
+        flavor: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        timeout: int = 0,
+        retry_interval: int = 0,
+    ) -> NoReturn:
+        """Refuse, and have nova put the server's state back."""
+        raise exception.InstanceFaultRollback(
+            exception.ResizeError(reason='a sandbox cannot be resized or migrated yet')
+        )
+
+    def snapshot(
+        self, context: Any, instance: Any, image_id: str, update_task_state: Any
+    ) -> NoReturn:
+        """Refuse; nova then removes the image that it has begun."""
+        raise exception.InstanceInvalidState(
+            attr='power_state',
+            instance_uuid=instance.uuid,
+            state='a sandbox',
+            method='snapshot, which has no disk to copy',
+        )
+
+    def get_volume_connector(self, instance: Any) -> NoReturn:
+        """Refuse volumes, before Cinder is asked to export one."""
+        _refuse_volume()
+
+    def attach_volume(
+        self,
+        context: Any,
+        connection_info: Any,
+        instance: Any,
+        mountpoint: str,
+        disk_bus: str | None = None,
+        device_type: str | None = None,
+        encryption: Any = None,
+    ) -> NoReturn:
+        """Refuse volumes."""
+        _refuse_volume()
+
+    def rescue(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        image_meta: Any,
+        rescue_password: str,
+        block_device_info: Any,
+        share_info: Any,
+    ) -> NoReturn:
+        """Refuse; a deployment forbids it by policy, since nova calls the result ERROR."""
+        raise exception.NovaException('A sandbox has nothing to be rescued from; rebuild it')
+
+
+def _refuse_volume() -> NoReturn:
+    raise exception.InvalidInput(reason='a sandbox cannot have volumes yet')

@@ -1,0 +1,107 @@
+"""What a sandbox's owner and its operator may want to see of it."""
+
+from __future__ import annotations
+
+import time
+import typing
+from collections.abc import Mapping
+
+from nova import objects
+from oslo_log import log as logging
+
+from zun_virt import host, lifecycle
+
+LOG = logging.getLogger(__name__)
+
+_CONSOLE_LINES = 200
+_CONSOLE_BYTES = 100_000
+
+
+def console(docker: host.Host, instance_id: str) -> str | None:
+    """Return the recent output of a sandbox's containers, None when there is no sandbox.
+
+    nova passes the text on as Latin-1, so every byte is one character of it.
+    """
+    containers = docker.containers(instance_id)
+    if not any(container.is_pause for container in containers):
+        return None
+    outputs = {}
+    for container in sorted(containers, key=lambda container: container.name):
+        if container.is_pause:
+            continue
+        try:
+            outputs[container.name] = docker.log_tail(container.id, _CONSOLE_LINES)
+        except host.NotFound:
+            LOG.debug('Container %s was removed meanwhile', container.name)
+    return merge(outputs)[-_CONSOLE_BYTES:].decode('latin-1')
+
+
+def merge(outputs: Mapping[str, bytes]) -> bytes:
+    """Return every line of the outputs with the name of its container before it."""
+    return b''.join(
+        b'%s: %s\n' % (name.encode(), line)
+        for name, output in outputs.items()
+        for line in output.splitlines()
+    )
+
+
+def diagnostics(
+    made: lifecycle.Made | None,
+    usage: Mapping[str, int],
+    traffic: Mapping[str, Mapping[str, int]],
+    state: str,
+) -> typing.Any:
+    """Return nova's description of what a sandbox uses.
+
+    :param made: the sandbox as it runs, None when it does not
+    :param usage: of its cgroup
+    :param traffic: of its interfaces, by MAC address
+    :param state: nova's word for its power state
+    """
+    found = objects.diagnostics.Diagnostics(
+        state=state,
+        # nova knows no word for any driver but its own; `hypervisor` tells the truth.
+        driver='libvirt',
+        hypervisor='docker',
+        hypervisor_os='linux',
+        uptime=_seconds_since(made.record.pause.started_at) if made and made.record.pause else None,
+        config_drive=False,
+    )
+    limits = made.record.limits if made else None
+    found.memory_details = objects.diagnostics.MemoryDiagnostics(
+        maximum=limits.memory_mb if limits else None,
+        used=usage['memory'] >> 20 if 'memory' in usage else None,
+    )
+    found.add_cpu(id=0, time=usage.get('cpu'))
+    for mac, numbers in traffic.items():
+        found.add_nic(
+            mac_address=mac,
+            **{
+                f'{way}_{theirs}': numbers[f'{way}_{ours}']
+                for way in ('rx', 'tx')
+                for ours, theirs in (
+                    ('bytes', 'octets'),
+                    ('packets', 'packets'),
+                    ('errors', 'errors'),
+                    ('dropped', 'drop'),
+                )
+            },
+        )
+    return found
+
+
+def flat_diagnostics(
+    usage: Mapping[str, int], traffic: Mapping[str, Mapping[str, int]]
+) -> dict[str, int]:
+    """Return the same as plain numbers, for clients of old API versions."""
+    found = {f'sandbox_{name}': value for name, value in usage.items()}
+    for mac, numbers in traffic.items():
+        found |= {f'{mac}_{name}': value for name, value in numbers.items()}
+    return found
+
+
+def _seconds_since(started_at: str) -> int | None:
+    try:
+        return max(0, int(time.time() - lifecycle.moment(started_at).timestamp()))
+    except ValueError:
+        return None
