@@ -1,0 +1,417 @@
+"""Tenants of the cloud, as its users are: stock clients, unmodified."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shlex
+import subprocess
+import typing
+import uuid
+from collections.abc import Callable, Iterator
+
+import openstack
+import openstack.config
+import requests
+from zunclient import api_versions
+from zunclient.common.apiclient import exceptions as zun_errors
+from zunclient.v1 import client as zun_client
+
+from tests.cloud import host, settings
+from tests.cloud.waiting import wait_until
+
+NotFound = zun_errors.NotFound
+HttpError = zun_errors.HttpError
+
+SANDBOX_IMAGE = 'kubernetes/pause'
+SMALL = 'sandbox.tiny'  # one core, 128 MiB
+START = 60.0  # seconds within which a container must have started, its sandbox included
+SERVER = 90.0  # seconds within which a server must have done what it was asked for
+
+
+class User:
+    """One account of the cloud: ``admin``, ``demo`` or ``other``."""
+
+    def __init__(self, name: str) -> None:
+        conf = settings.load()
+        self.name = name
+        self.environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith('OS_')},
+            'PATH': f'{conf["BIN"]}:{conf["VENV"]}/bin:{os.environ["PATH"]}',
+            'OS_CLIENT_CONFIG_FILE': f'{conf["ALLINONE_DIR"]}/clouds.yaml',
+            'OS_CLOUD': name,
+        }
+        config = openstack.config.OpenStackConfig(
+            config_files=[self.environment['OS_CLIENT_CONFIG_FILE']], load_envvars=False
+        )
+        self.sdk = openstack.connection.Connection(config=config.get_one(cloud=name))
+        self.compute, self.network, self.image = (
+            self.sdk.compute,
+            self.sdk.network,
+            self.sdk.image,
+        )
+        self.project_id: str = self.sdk.current_project_id
+        self.zun = self.at('1.40')
+        self.containers = self.zun.containers
+
+    def at(self, version: str) -> typing.Any:
+        """Return a zunclient of that microversion."""
+        return zun_client.Client(
+            session=self.sdk.session,
+            region_name=settings.load()['REGION'],
+            api_version=api_versions.APIVersion(version),
+        )
+
+    def cli(self, *words: str, timeout: float = 120) -> str:
+        """Run a stock command (``zun`` or ``openstack``), and return what it printed.
+
+        :raises AssertionError: it failed; the message holds what it said
+        """
+        result = self.cli_result(*words, timeout=timeout)
+        said = f'{result.stdout}{result.stderr}'
+        assert result.returncode == 0, f'{shlex.join(words)} as {self.name}:\n{said}'
+        return result.stdout
+
+    def cli_result(self, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run a stock command, whatever comes of it."""
+        return subprocess.run(
+            words,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def cli_json(self, *words: str) -> typing.Any:
+        """Run an ``openstack`` command with output in JSON."""
+        return json.loads(self.cli('openstack', *words, '-f', 'json'))
+
+    def request(
+        self, method: str, path: str, *, version: str = '1.40', **kwargs: typing.Any
+    ) -> requests.Response:
+        """Call the container API without any client library."""
+        headers = {'OpenStack-API-Version': f'container {version}', **kwargs.pop('headers', {})}
+        headers.setdefault('X-Auth-Token', self.sdk.session.get_token())
+        return requests.request(
+            method,
+            settings.load().endpoint('AGENT') + path,
+            headers=headers,
+            timeout=60,
+            **kwargs,
+        )
+
+    def show(self, container_id: str) -> typing.Any:
+        """Return a container as the API shows it; of any project, for the admin."""
+        return self.containers.get(container_id)
+
+    def status(self, container_id: str) -> str:
+        """Return a container's status, ``gone`` when there is none."""
+        try:
+            return str(self.show(container_id).status)
+        except NotFound:
+            return 'gone'
+
+    def describe(self, container_id: str) -> str:
+        """Tell all about a container, for a failure."""
+        try:
+            shown = json.dumps(self.show(container_id).to_dict(), indent=1)
+        except (HttpError, NotFound) as error:
+            shown = f'container {container_id}: {error}'
+        sandbox = query_sandbox(container_id)
+        return f'{shown}\n{host.describe([sandbox] if sandbox else [])}'
+
+    def wait(self, container_id: str, *statuses: str, timeout: float = START) -> typing.Any:
+        """Wait until a container has one of these statuses, and return it.
+
+        A container in Error is waited for no longer, unless that is what is wanted.
+        """
+        seen: list[str] = []
+
+        def arrived() -> bool:
+            seen.append(self.status(container_id))
+            return seen[-1] in statuses or seen[-1] == 'Error'
+
+        wait_until(
+            f'container {container_id} {" or ".join(statuses)}',
+            arrived,
+            timeout=timeout,
+            interval=0.1,
+            explain=lambda: self.describe(container_id),
+        )
+        assert seen[-1] in statuses, f'not {statuses}:\n{self.describe(container_id)}'
+        return None if seen[-1] == 'gone' else self.show(container_id)
+
+    def execute(self, container_id: str, script: str) -> tuple[str, int | None]:
+        """Run a shell script in a container; returns its output and its exit code."""
+        answer = self.containers.execute(
+            container_id, command=shlex.join(['sh', '-c', script]), run=True, interactive=False
+        )
+        return answer['output'], answer['exit_code']
+
+    def shell(self, container_id: str, script: str) -> str:
+        """Run a shell script in a container that must succeed; returns its output."""
+        output, code = self.execute(container_id, script)
+        assert code == 0, f'{script!r} ended with {code}: {output}'
+        return output
+
+    def logs(self, container_id: str, **parameters: typing.Any) -> str:
+        """Return a container's output, both streams unless said otherwise."""
+        asked = {'stdout': True, 'stderr': True, 'timestamps': False, 'tail': 'all', 'since': None}
+        asked.update(parameters)
+        return self.containers.logs(
+            container_id, **{key: value for key, value in asked.items() if value is not None}
+        )
+
+
+@dataclasses.dataclass
+class Workspace:
+    """What a test makes as one user; all of it goes when the workspace is closed."""
+
+    user: User
+    admin: User
+    _containers: list[str] = dataclasses.field(default_factory=list)
+    _servers: list[str] = dataclasses.field(default_factory=list)
+    _rest: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
+
+    def name(self, of: str = 'thing') -> str:
+        """Return a name that nothing else has."""
+        return f'{of}-{uuid.uuid4().hex[:8]}'
+
+    def create(
+        self, image: str = 'alpine', *, sandbox: str | None = None, **spec: typing.Any
+    ) -> str:
+        """Ask for a container that is not started; returns its id at once."""
+        return self._make(self.user.containers.create, image, sandbox, spec)
+
+    def run(self, image: str = 'alpine', *, sandbox: str | None = None, **spec: typing.Any) -> str:
+        """Ask for a container that is started; returns its id at once."""
+        return self._make(self.user.containers.run, image, sandbox, spec)
+
+    def _make(
+        self,
+        make: Callable[..., typing.Any],
+        image: str,
+        sandbox: str | None,
+        spec: dict[str, typing.Any],
+    ) -> str:
+        if sandbox:
+            spec['hints'] = {**spec.get('hints', {}), 'sandbox': sandbox}
+        container = make(image=image, **spec)
+        self.adopt(container.uuid)
+        return str(container.uuid)
+
+    def adopt(self, container_id: str) -> str:
+        """See to it that a container made in another way goes, too."""
+        self._containers.append(container_id)
+        return container_id
+
+    def adopt_server(self, server_id: str) -> str:
+        """See to it that a server made in another way goes, too."""
+        self._servers.append(server_id)
+        return server_id
+
+    def running(self, image: str = 'alpine', **spec: typing.Any) -> str:
+        """Make a container, wait until it runs, and return its id.
+
+        Without a command it does nothing until it is stopped, and then stops at once.
+        """
+        if image == 'alpine':
+            spec.setdefault('command', ['sh', '-c', 'trap "exit 0" TERM; sleep 3600 & wait'])
+        container_id = self.run(image, **spec)
+        self.user.wait(container_id, 'Running')
+        return container_id
+
+    def server(
+        self,
+        name: str | None = None,
+        *,
+        flavor: str = SMALL,
+        image: str = SANDBOX_IMAGE,
+        networks: list[dict[str, str]] | str | None = None,
+        wait: bool = True,
+        **spec: typing.Any,
+    ) -> str:
+        """Make a server, a sandbox unless said otherwise, and return its id.
+
+        :param networks: as Nova takes them; the network `private` by default
+        """
+        if networks is None:
+            networks = [{'uuid': network_id(self.user, 'private')}]
+        server = self.user.compute.create_server(
+            name=name or self.name('box'),
+            image_id=self.user.image.find_image(image, ignore_missing=False).id,
+            flavor_id=self.user.compute.find_flavor(flavor, ignore_missing=False).id,
+            networks=networks,
+            **spec,
+        )
+        self._servers.append(server.id)
+        if wait:
+            self.until_server(server.id, 'ACTIVE')
+        return str(server.id)
+
+    def until_server(self, server_id: str, status: str, timeout: float = SERVER) -> None:
+        """Wait until a server has that status and Nova is not at work on it."""
+
+        def arrived() -> bool:
+            server = self.user.compute.get_server(server_id)
+            fault = getattr(server, 'fault', None)
+            assert server.status != 'ERROR' or status == 'ERROR', f'server in ERROR: {fault}'
+            return server.status == status and not server.task_state
+
+        wait_until(
+            f'server {server_id} {status}',
+            arrived,
+            timeout=timeout,
+            explain=lambda: (
+                f'{self.user.compute.get_server(server_id)}\n' + host.describe([server_id])
+            ),
+        )
+
+    def delete_server(self, server_id: str) -> None:
+        """Delete a server, and wait until Nova knows it no more."""
+        self.user.compute.delete_server(server_id)
+        wait_server_gone(self.user, server_id)
+
+    def group(self, *rules: dict[str, typing.Any]) -> str:
+        """Make a security group that lets in what the rules say; returns its id."""
+        made = self.user.network.create_security_group(name=self.name('group'))
+        self._rest.callback(self.user.network.delete_security_group, made.id)
+        for rule in rules:
+            self.allow(made.id, **rule)
+        return str(made.id)
+
+    def allow(self, group_id: str, **rule: typing.Any) -> None:
+        """Let something in."""
+        self.user.network.create_security_group_rule(
+            security_group_id=group_id, direction='ingress', **rule
+        )
+
+    def new_network(self, cidr: str, *, mtu: int | None = None, **subnet: typing.Any) -> str:
+        """Make a network with one subnet; returns the network's id."""
+        made = self.user.network.create_network(
+            name=self.name('net'), **({'mtu': mtu} if mtu else {})
+        )
+        self._rest.callback(self._delete_network, made.id)
+        self.new_subnet(made.id, cidr, **subnet)
+        return str(made.id)
+
+    def new_subnet(self, network: str, cidr: str, **spec: typing.Any) -> str:
+        """Add a subnet to a network; returns its id."""
+        version = 6 if ':' in cidr else 4
+        made = self.user.network.create_subnet(
+            network_id=network, cidr=cidr, ip_version=version, **spec
+        )
+        return str(made.id)
+
+    def _delete_network(self, network: str) -> None:
+        wait_until(
+            f'network {network} deleted',
+            lambda: _try(lambda: self.user.network.delete_network(network)),
+            timeout=30,
+            interval=1,
+        )
+
+    def port(self, network: str, **spec: typing.Any) -> typing.Any:
+        """Make a port of the user's own."""
+        made = self.user.network.create_port(network_id=network, name=self.name('port'), **spec)
+        self._rest.callback(self.user.network.delete_port, made.id)
+        return made
+
+    def finally_do(self, act: Callable[..., object], *arguments: typing.Any) -> None:
+        """Do that when the workspace is closed, after containers and servers are gone."""
+        self._rest.callback(act, *arguments)
+
+    def close(self) -> None:
+        """Remove everything: containers, then servers, then the rest, last made first."""
+        with self._rest:
+            containers, self._containers = self._containers[::-1], []
+            try:
+                self.remove(containers)
+            finally:
+                self._remove_servers()
+
+    def _remove_servers(self) -> None:
+        servers, self._servers = self._servers, []
+        for server_id in servers:
+            self.admin.compute.delete_server(server_id)
+        for server_id in servers:
+            wait_server_gone(self.admin, server_id)
+
+    def remove(self, containers: list[str]) -> None:
+        """Remove containers by force; those that live in another's sandbox first."""
+        for owners in (False, True):
+            these = [one for one in containers if owns_sandbox(one) is owners]
+            for container_id in these:
+                with contextlib.suppress(NotFound):
+                    self.admin.containers.delete(container_id, force=True, all_projects=True)
+            for container_id in these:
+                self.admin.wait(container_id, 'gone', timeout=60)
+
+
+@contextlib.contextmanager
+def workspace(user: User, admin: User) -> Iterator[Workspace]:
+    """Give a workspace, and remove what was made in it."""
+    space = Workspace(user, admin)
+    try:
+        yield space
+    finally:
+        space.close()
+
+
+def _try(act: Callable[[], object]) -> bool:
+    try:
+        act()
+    except openstack.exceptions.ConflictException:
+        return False
+    return True
+
+
+def query_sandbox(container_id: str) -> str | None:
+    """Return the id of the sandbox in which the agent's record puts a container."""
+    rows = host.query('select sandbox_id from zun.containers where uuid = %s', container_id)
+    return rows[0][0] if rows else None
+
+
+def owns_sandbox(container_id: str) -> bool:
+    """Whether the container's sandbox was made for it."""
+    return query_sandbox(container_id) == container_id
+
+
+def network_id(user: User, name: str) -> str:
+    """Return the id of the user's network of that name."""
+    return str(user.network.find_network(name, ignore_missing=False).id)
+
+
+def gateway(user: User, network: str = 'private') -> str:
+    """Return the address of a network's router."""
+    (subnet,) = user.network.subnets(network_id=network_id(user, network), ip_version=4)
+    return str(subnet.gateway_ip)
+
+
+def address(user: User, server_id: str, version: int = 4) -> str:
+    """Return the first fixed address of a server."""
+    for port in user.network.ports(device_id=server_id):
+        for fixed in port.fixed_ips:
+            if (':' in fixed['ip_address']) == (version == 6):
+                return str(fixed['ip_address'])
+    raise AssertionError(f'server {server_id} has no address of version {version}')
+
+
+def wait_server_gone(user: User, server_id: str, timeout: float = SERVER) -> None:
+    """Wait until Nova knows a server no more."""
+
+    def gone() -> bool:
+        try:
+            return user.compute.get_server(server_id).status == 'DELETED'
+        except openstack.exceptions.NotFoundException:
+            return True
+
+    wait_until(
+        f'server {server_id} deleted',
+        gone,
+        timeout=timeout,
+        explain=lambda: host.describe([server_id]),
+    )

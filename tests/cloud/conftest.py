@@ -1,0 +1,122 @@
+"""Fixtures of the tests against the cloud that ``tools/allinone up`` starts.
+
+No test leaves anything behind: what is on the host and in the databases is compared
+before and after each test, and before and after each module for what its tests share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cloud import cloud, host, settings
+from tests.cloud.waiting import wait_until
+
+WATCHED_LOGS = ('zun-agent', 'nova-compute')
+CLEAN_AGAIN = 30.0  # seconds for what deletion does after the API has said yes
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Do not fail for what the clients' libraries are warned of."""
+    for module in ('zunclient', 'openstack', 'keystoneauth1', 'docker', 'os_service_types'):
+        config.addinivalue_line('filterwarnings', f'ignore:::{module}')
+    config.addinivalue_line('markers', 'faults: services are killed in the middle of their work')
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Add to a failure what the services logged meanwhile."""
+    report = yield
+    if report.failed:
+        for service, since in item.stash.get(_LOG_SIZES, {}).items():
+            text = host.tail(settings.load().log(service), lines=60, since=since)
+            report.sections.append((f'{service}.log', text))
+    return report
+
+
+_LOG_SIZES = pytest.StashKey[dict[str, int]]()
+
+
+@pytest.fixture(autouse=True)
+def log_positions(request: pytest.FixtureRequest) -> None:
+    """Remember where the logs end when a test begins."""
+    paths = {service: settings.load().log(service) for service in WATCHED_LOGS}
+    request.node.stash[_LOG_SIZES] = {
+        service: path.stat().st_size for service, path in paths.items() if path.exists()
+    }
+
+
+def _assert_clean(before: dict[str, set[str]]) -> None:
+    def clean() -> bool:
+        return not host.left_behind(before)
+
+    wait_until(
+        'nothing left behind',
+        clean,
+        timeout=CLEAN_AGAIN,
+        interval=0.5,
+        explain=lambda: f'{host.left_behind(before)}\n{host.describe()}',
+    )
+
+
+@pytest.fixture(autouse=True, scope='module')
+def module_leaves_nothing(admin: cloud.User) -> Iterator[None]:
+    """Compare before and after what the tests of a module share."""
+    before = host.look()
+    yield
+    _assert_clean(before)
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing(module_leaves_nothing: None) -> Iterator[None]:
+    """Compare before and after a test."""
+    before = host.look()
+    yield
+    _assert_clean(before)
+
+
+@pytest.fixture(scope='session')
+def admin() -> Iterator[cloud.User]:
+    """The operator."""
+    user = cloud.User('admin')
+    yield user
+    user.sdk.close()
+
+
+@pytest.fixture(scope='session')
+def demo(admin: cloud.User) -> Iterator[cloud.User]:
+    """The tenant."""
+    user = cloud.User('demo')
+    yield user
+    user.sdk.close()
+
+
+@pytest.fixture(scope='session')
+def other(admin: cloud.User) -> Iterator[cloud.User]:
+    """Another tenant, who has no network."""
+    user = cloud.User('other')
+    yield user
+    user.sdk.close()
+
+
+@pytest.fixture
+def space(leaves_nothing: None, demo: cloud.User, admin: cloud.User) -> Iterator[cloud.Workspace]:
+    """What one test makes as the tenant."""
+    with cloud.workspace(demo, admin) as made:
+        yield made
+
+
+@pytest.fixture(scope='module')
+def shared(
+    module_leaves_nothing: None, demo: cloud.User, admin: cloud.User
+) -> Iterator[cloud.Workspace]:
+    """What the tests of one module share."""
+    with cloud.workspace(demo, admin) as made:
+        yield made
+
+
+@pytest.fixture(scope='module')
+def sandbox(shared: cloud.Workspace) -> str:
+    """A sandbox that the tests of one module share: its id."""
+    return shared.server()

@@ -1,0 +1,134 @@
+"""Killing services in the middle of their work, and starting them again."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+
+import requests
+
+from tests.cloud import host, settings
+from tests.cloud.cloud import User
+from tests.cloud.waiting import wait_until
+
+ANSWER = 60.0  # seconds within which a service must answer again
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of a process after its name: state, parent, group, session, ..."""
+    return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(') ')[2].split()
+
+
+def main_process(service: str) -> int:
+    """Return the process that allinone started for a service."""
+    path = settings.load().pid_file(service)
+    assert path.exists(), f'allinone did not start {service}: there is no {path}'
+    pid, started = path.read_text().split()[:2]
+    try:
+        alive = _stat(int(pid))[19] == started
+    except FileNotFoundError:
+        alive = False
+    assert alive, f'{service} is dead already: {host.tail(settings.load().log(service))}'
+    return int(pid)
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for entry in pathlib.Path('/proc').iterdir():
+        if entry.name.isdigit():
+            try:
+                if int(_stat(int(entry.name))[1]) == parent:
+                    found.append(int(entry.name))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return found
+
+
+def own_processes(service: str) -> list[int]:
+    """Return a service's main process and its workers, without what runs for it as root."""
+    main = main_process(service)
+    workers = []
+    for pid in _children(main):
+        try:
+            words = pathlib.Path(f'/proc/{pid}/cmdline').read_bytes()
+        except FileNotFoundError:
+            continue
+        if b'sudo' not in words and b'privsep' not in words and b'shim' not in words:
+            workers.append(pid)
+    return [main, *workers]
+
+
+def kill(service: str) -> None:
+    """Kill a service as the kernel does when memory is short."""
+    doomed = own_processes(service)
+    for pid in doomed:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(
+        f'{service} dead', lambda: not any(_alive(pid) for pid in doomed), timeout=10, interval=0.05
+    )
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return _stat(pid)[0] != 'Z'
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def restart(service: str) -> None:
+    """Start a service again, and wait until it answers."""
+    settings.allinone('restart', service)
+
+
+def agent_answers() -> bool:
+    """Whether the agent serves requests."""
+    try:
+        answer = requests.get(settings.load().endpoint('AGENT') + '/', timeout=5)
+    except requests.ConnectionError:
+        return False
+    return answer.status_code == 200
+
+
+def restart_agent() -> None:
+    """Start the agent again, and wait until it answers."""
+    restart('zun-agent')
+    wait_until(
+        'agent answers',
+        agent_answers,
+        timeout=ANSWER,
+        explain=lambda: host.tail(settings.load().log('zun-agent'), 40),
+    )
+
+
+def restart_compute(admin: User) -> None:
+    """Start nova-compute again, and wait until Nova hears from it."""
+
+    def reports() -> set[str]:
+        services = admin.compute.services(binary='nova-compute', host=settings.load().host)
+        return {str(service.updated_at) for service in services if service.state == 'up'}
+
+    before = reports()
+    restart('nova-compute')
+    log = settings.load().log('nova-compute')
+    wait_until(
+        'nova-compute reports',
+        lambda: reports() and reports() != before,
+        timeout=ANSWER,
+        interval=0.5,
+        explain=lambda: host.tail(log, 40),
+    )
+
+
+def docker_answers() -> bool:
+    """Whether the engine serves requests."""
+    try:
+        return bool(host.engine().ping())
+    except (requests.ConnectionError, requests.Timeout):
+        return False
+
+
+def restart_docker() -> None:
+    """Start the engine again, and wait until it answers."""
+    restart('dockerd')
+    wait_until('Docker answers', docker_answers, timeout=ANSWER)

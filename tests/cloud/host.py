@@ -1,0 +1,240 @@
+"""What is on the host and in the databases: the truth behind what the APIs say."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import json
+import os
+import pathlib
+import subprocess
+import time
+import typing
+from collections.abc import Iterable
+
+import docker
+import docker.models.containers
+import pymysql
+
+from tests.cloud import settings
+from zun_virt import sandbox as contract
+
+Container = docker.models.containers.Container
+
+CONTROL_GROUPS = pathlib.Path('/sys/fs/cgroup')
+
+# What no deletion may leave behind, by the table that holds it.
+ROWS = {
+    'Neutron ports': "select id from neutron.ports where device_owner not like 'network:%'",
+    'Nova servers': 'select uuid from nova.instances where deleted = 0',
+    'Nova servers without a host': 'select uuid from nova_cell0.instances where deleted = 0',
+    'Nova build requests': 'select instance_uuid from nova_api.build_requests',
+    'Placement allocations': 'select distinct consumer_id from placement.allocations',
+    'containers of the agent': 'select uuid from zun.containers',
+    'sandbox claims of the agent': 'select sandbox_id from zun.sandbox_claims',
+}
+
+
+@functools.cache
+def engine() -> docker.DockerClient:
+    """Docker, as the driver and the agent see it."""
+    return docker.DockerClient(base_url='unix:///var/run/docker.sock', timeout=30)
+
+
+def command(*arguments: str) -> str:
+    """Run a command of the host, and return its output."""
+    result = subprocess.run(arguments, capture_output=True, text=True, timeout=30)
+    assert result.returncode == 0, f'{" ".join(arguments)}: {result.stderr}'
+    return result.stdout
+
+
+def query(statement: str, *arguments: object) -> list[tuple[typing.Any, ...]]:
+    """Ask the cloud's database."""
+    conf = settings.load()
+    connection = pymysql.connect(
+        host=conf['IP'],
+        port=int(conf['DB_PORT']),
+        user='allinone',
+        password=conf['PASSWORD'],
+        connect_timeout=10,
+        read_timeout=30,
+    )
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(statement, arguments)
+            return list(cursor.fetchall())
+    finally:
+        connection.close()
+
+
+def sandboxes() -> contract.SandboxStore:
+    """The sandbox directories."""
+    return contract.SandboxStore(settings.load().state_path)
+
+
+def containers(sandbox_id: str, role: str | None = None) -> list[Container]:
+    """Return Docker's containers of a sandbox, running or not."""
+    labels = [f'{contract.LABEL_SANDBOX}={sandbox_id}']
+    if role:
+        labels.append(f'{contract.LABEL_ROLE}={role}')
+    return engine().containers.list(all=True, filters={'label': labels}, ignore_removed=True)
+
+
+def pause(sandbox_id: str) -> Container:
+    """Return the one pause container of a sandbox."""
+    (found,) = containers(sandbox_id, contract.ROLE_PAUSE)
+    return found
+
+
+def container(container_id: str) -> Container:
+    """Return the one container in Docker that has this id in the API."""
+    found = copies(container_id)
+    assert len(found) == 1, f'container {container_id} is {len(found)} times in Docker'
+    return found[0]
+
+
+def copies(container_id: str) -> list[Container]:
+    """Return every container in Docker that claims this id of the API."""
+    label = f'{contract.LABEL_CONTAINER}={container_id}'
+    return engine().containers.list(all=True, filters={'label': label}, ignore_removed=True)
+
+
+def processes(found: Container) -> set[int]:
+    """Return the ids of a container's processes on the host."""
+    top = found.top()
+    column = top['Titles'].index('PID')
+    return {int(row[column]) for row in top['Processes'] or ()}
+
+
+def control_groups() -> set[str]:
+    """Return the control groups of all sandboxes, in every hierarchy."""
+    patterns = ('*/zun/*', 'zun/*', 'zun.slice/*', '*/zun.slice/*')
+    return {
+        path
+        for pattern in patterns
+        for path in glob.glob(str(CONTROL_GROUPS / pattern))
+        if os.path.isdir(path)
+    }
+
+
+def _group_file(sandbox_id: str, controller: str, name: str) -> pathlib.Path | None:
+    digits = sandbox_id.replace('-', '')
+    for path in control_groups():
+        if digits in path and (f'/{controller}' in path or not _version_1()):
+            file = pathlib.Path(path) / name
+            if file.exists():
+                return file
+    return None
+
+
+def _version_1() -> bool:
+    return not (CONTROL_GROUPS / 'cgroup.controllers').exists()
+
+
+def cpu_seconds(sandbox_id: str) -> float:
+    """Return the time that all processes of a sandbox have had on processors, in seconds."""
+    if _version_1():
+        file = _group_file(sandbox_id, 'cpuacct', 'cpuacct.usage')
+        assert file, f'sandbox {sandbox_id} has no cpuacct group'
+        return int(file.read_text()) / 1e9
+    file = _group_file(sandbox_id, '', 'cpu.stat')
+    assert file, f'sandbox {sandbox_id} has no cpu group'
+    fields = dict(line.split() for line in file.read_text().splitlines())
+    return int(fields['usage_usec']) / 1e6
+
+
+def cores_used(sandbox_id: str, seconds: float) -> float:
+    """Measure, for that many seconds, how many cores a sandbox uses."""
+    begin, before = time.monotonic(), cpu_seconds(sandbox_id)
+    time.sleep(seconds)
+    return (cpu_seconds(sandbox_id) - before) / (time.monotonic() - begin)
+
+
+def limit(sandbox_id: str, resource: typing.Literal['memory', 'pids']) -> int:
+    """Return a limit of the sandbox's control group, in bytes or tasks."""
+    name = {'memory': 'memory.limit_in_bytes', 'pids': 'pids.max'}[resource]
+    if not _version_1():
+        name = f'{resource}.max'
+    file = _group_file(sandbox_id, resource, name)
+    assert file, f'sandbox {sandbox_id} has no {name}'
+    return int(file.read_text())
+
+
+def links() -> set[str]:
+    """Return the devices in the host's network namespace that ports may have made."""
+    found = json.loads(command('ip', '-json', 'link', 'show'))
+    return {link['ifname'] for link in found if link['ifname'].startswith(('tap', 'qvo', 'veth'))}
+
+
+def switch_ports() -> set[str]:
+    """Return the ports of Open vSwitch that are not the network agents' own."""
+    output = command(
+        'ovs-vsctl', '--timeout=10', '--format=json', '--columns=name,type', 'find', 'Interface'
+    )
+    own = {'internal', 'patch', 'vxlan'}
+    return {name for name, kind in json.loads(output)['data'] if kind not in own}
+
+
+def mounts() -> set[str]:
+    """Return the mount points of the host, without Docker's namespaces, which it sweeps later."""
+    lines = pathlib.Path('/proc/self/mounts').read_text().splitlines()
+    points = {line.split()[1] for line in lines}
+    return {point for point in points if '/docker/netns/' not in point}
+
+
+def _below(directory: pathlib.Path) -> set[str]:
+    return {str(path) for path in directory.iterdir()} if directory.is_dir() else set()
+
+
+def look() -> dict[str, set[str]]:
+    """Return everything that a sandbox or a container may leave behind, by kind."""
+    label = {'label': contract.LABEL_SANDBOX}
+    found = engine().containers.list(all=True, filters=label, ignore_removed=True)
+    state_path = settings.load().state_path
+    seen = {
+        'Docker containers': {f'{one.name} ({one.status})' for one in found},
+        'Docker volumes': {volume.name for volume in engine().volumes.list()},
+        'network devices': links(),
+        'ports of the switch': switch_ports(),
+        'control groups': control_groups(),
+        'mounts': mounts(),
+        'sandbox directories': _below(state_path / 'sandboxes'),
+        'locks': _below(state_path / 'locks'),
+        'network namespaces': _below(pathlib.Path('/var/run/netns')),
+    }
+    for what, statement in ROWS.items():
+        seen[what] = {str(row[0]) for row in query(statement)}
+    return seen
+
+
+def left_behind(before: dict[str, set[str]]) -> dict[str, list[str]]:
+    """Return what is there now and was not there before."""
+    now = look()
+    return {
+        what: sorted(there - before[what]) for what, there in now.items() if there - before[what]
+    }
+
+
+def tail(path: pathlib.Path, lines: int = 15, since: int = 0) -> str:
+    """Return the last lines of a log, of those after the first `since` bytes."""
+    if not path.exists():
+        return f'(no {path})'
+    with path.open('rb') as stream:
+        stream.seek(max(since, path.stat().st_size - 100_000))
+        text = stream.read().decode(errors='replace')
+    return '\n'.join(text.splitlines()[-lines:])
+
+
+def describe(sandbox_ids: Iterable[str] = ()) -> str:
+    """Tell what Docker and the sandbox directories show, for a failure."""
+    parts = []
+    for one in engine().containers.list(
+        all=True, filters={'label': contract.LABEL_SANDBOX}, ignore_removed=True
+    ):
+        parts.append(f'docker: {one.name} {one.status} {one.attrs["State"].get("Error", "")}')
+    for sandbox_id in sandbox_ids:
+        record = sandboxes().directory(sandbox_id) / 'sandbox.json'
+        parts.append(f'{record}: {record.read_text() if record.exists() else "is not there"}')
+    for service in ('zun-agent', 'nova-compute'):
+        parts.append(f'-- {service}.log:\n{tail(settings.load().log(service))}')
+    return '\n'.join(parts)
