@@ -20,10 +20,11 @@ fail() {
 die() { fail /dev/null "$@"; }
 
 # run_stage NAME: stage_NAME in a shell of its own that ends at its first error; prints its time.
+# It has no hold on this tool's lock (9), which what it starts would keep.
 # The stage is put in the background since errexit is ignored below an if, ! or ||.
 run_stage() {
     local name=$1 log=$LOG/stage-$1.log began=$EPOCHREALTIME rc=0
-    ( set -eu -o pipefail; "stage_${name//-/_}" ) >"$log" 2>&1 &
+    ( set -eu -o pipefail; "stage_${name//-/_}" ) >"$log" 2>&1 9>&- &
     wait $! || rc=$?
     [ $rc = 0 ] || fail "$log" "stage $name"
     say "$(printf '%-12s %6.1f s' "$name" \

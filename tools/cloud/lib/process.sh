@@ -27,18 +27,16 @@ start() {
         stop "$name"
     fi
     echo "=== $(date -Is) $*" >>"$LOG/$name.log"
-    # 9 is this tool's own lock, which a service must not hold for it
+    # 9: this tool's lock, which a service must not keep
     setsid "$@" >>"$LOG/$name.log" 2>&1 </dev/null 9>&- &
     pid=$!
     echo "$pid $(pid_started "$pid") $stamp" >"$RUN/$name.pid"
 }
 
-# as_user USER COMMAND...: for start; drops root for good, and keeps the process's pid.
+# as_user USER: sets AS to the words that drop root for good and keep the process's pid.
 as_user() {
-    local user=$1
-    shift
-    exec setpriv --reuid="$user" --regid="$user" --init-groups \
-        env HOME="$ALLINONE_DIR/home/$user" USER="$user" LOGNAME="$user" "$@"
+    AS=(setpriv --reuid="$1" --regid="$1" --init-groups
+        env HOME="$ALLINONE_DIR/home/$1" USER="$1" LOGNAME="$1")
 }
 
 # stop NAME [SECONDS [only]]: TERM, then KILL for what is left of its session. With "only" the

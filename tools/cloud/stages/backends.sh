@@ -1,0 +1,86 @@
+# Database, message bus and cache, started by hand, on loopback only.
+# shellcheck shell=bash
+
+DATABASES=(keystone glance placement neutron nova_api nova nova_cell0 cinder zun)
+
+sql() { mariadb --no-defaults -S "$RUN/mysql.sock" -uroot --batch --skip-column-names -e "$1"; }
+
+stage_mariadb() {
+    local data=$STATE/mysql statements='' name
+    if [ ! -d "$data/mysql" ]; then
+        rm -rf "$data"
+        mariadb-install-db --no-defaults --user=root --datadir="$data" \
+            --auth-root-authentication-method=normal --skip-test-db
+    fi
+    # Durability is left out: the database of a cloud for trying things out.
+    start mariadb - mariadbd --no-defaults --user=root --datadir="$data" \
+        --bind-address=$IP --port="$DB_PORT" --socket="$RUN/mysql.sock" \
+        --pid-file="$RUN/mysqld.pidfile" --skip-log-bin --performance-schema=off \
+        --innodb-flush-log-at-trx-commit=0 --innodb-doublewrite=0 \
+        --innodb-buffer-pool-size=256M --max-connections=1000 \
+        --character-set-server=utf8mb4 --collation-server=utf8mb4_general_ci --skip-name-resolve
+    wait_for 60 mariadb sql 'select 1'
+    for name in "${DATABASES[@]}"; do statements+="create database if not exists $name;"; done
+    statements+="create user if not exists allinone@'$IP' identified by '$PASSWORD';"
+    sql "$statements grant all on *.* to allinone@'$IP';"
+}
+
+stage_rabbitmq() {
+    render rabbitmq.conf | put "$ETC/rabbitmq.conf"
+    start rabbitmq - env HOME="$STATE/rabbit/home" RABBITMQ_NODENAME=allinone@localhost \
+        RABBITMQ_NODE_IP_ADDRESS=$IP RABBITMQ_NODE_PORT="$MQ_PORT" \
+        RABBITMQ_DIST_PORT="$MQ_DIST_PORT" ERL_EPMD_ADDRESS=$IP ERL_EPMD_PORT="$EPMD_PORT" \
+        RABBITMQ_CONFIG_FILE="$ETC/rabbitmq.conf" RABBITMQ_MNESIA_BASE="$STATE/rabbit" \
+        RABBITMQ_LOG_BASE="$LOG" RABBITMQ_PID_FILE="$RUN/rabbit.pidfile" \
+        RABBITMQ_ENABLED_PLUGINS_FILE="$ETC/rabbit_plugins" \
+        RABBITMQ_CONF_ENV_FILE="$ETC/rabbitmq-env.conf" \
+        RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none' \
+        /usr/lib/rabbitmq/bin/rabbitmq-server
+}
+
+stage_memcached() {
+    start memcached - memcached -u root -l $IP -p "$MEMCACHE_PORT" -m 64
+}
+
+message_bus_up() { (: <"/dev/tcp/$IP/$MQ_PORT"); }
+
+# Each service's migrations one after the other, the services side by side.
+stage_databases() {
+    local service pids=() rc=0 pid
+    for service in keystone neutron nova glance placement cinder; do
+        [ ! -e "$STATE/done/sync-$service" ] || continue
+        (
+            "sync_$service" >"$LOG/sync-$service.log" 2>&1 && touch "$STATE/done/sync-$service" ||
+                fail "$LOG/sync-$service.log" "migrations of $service"
+        ) &
+        pids+=($!)
+    done
+    for pid in "${pids[@]}"; do wait "$pid" || rc=1; done
+    return $rc
+}
+
+keystone_manage() { keystone-manage --config-file "$ETC/keystone/keystone.conf" "$@"; }
+nova_manage() { nova-manage --config-file "$ETC/nova/nova.conf" "$@"; }
+
+sync_keystone() {
+    keystone_manage db_sync &&
+        keystone_manage fernet_setup --keystone-user root --keystone-group root &&
+        keystone_manage credential_setup --keystone-user root --keystone-group root &&
+        keystone_manage bootstrap --bootstrap-password "$PASSWORD" \
+            --bootstrap-region-id "$REGION" --bootstrap-public-url "$KEYSTONE_URL" \
+            --bootstrap-internal-url "$KEYSTONE_URL" --bootstrap-admin-url "$KEYSTONE_URL"
+}
+sync_glance() { glance-manage --config-file "$ETC/glance/glance-api.conf" db_sync; }
+sync_placement() { placement-manage --config-file "$ETC/placement/placement.conf" db sync; }
+sync_cinder() { cinder-manage --config-file "$ETC/cinder/cinder.conf" db sync; }
+sync_neutron() {
+    neutron-db-manage --config-file "$ETC/neutron/neutron.conf" \
+        --config-file "$ETC/neutron/ml2_conf.ini" upgrade heads
+}
+sync_nova() {
+    nova_manage api_db sync &&
+        nova_manage cell_v2 map_cell0 --database_connection "$(database nova_cell0)" &&
+        { nova_manage cell_v2 list_cells | grep -q cell1 ||
+            nova_manage cell_v2 create_cell --name cell1; } &&
+        nova_manage db sync
+}

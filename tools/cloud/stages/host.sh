@@ -1,0 +1,96 @@
+# The host itself: directories, users, sudo, the switch, Docker Engine and the local registry.
+# shellcheck shell=bash
+
+check_machine() {
+    [ "$(id -u)" = 0 ] || die 'allinone must run as root'
+    command -v apt-get >/dev/null || die 'allinone needs Debian (apt-get)'
+    if [ -d "$ALLINONE_DIR" ] && [ ! -e "$OWNED" ] && [ -n "$(ls -A "$ALLINONE_DIR")" ]; then
+        die "$ALLINONE_DIR exists, and not by allinone: name another with ALLINONE_DIR"
+    fi
+    local dir=$ALLINONE_DIR
+    mkdir -p "$ALLINONE_DIR"
+    while [ "$dir" != / ]; do # nova and zun must get at their files below it
+        [ $((0$(stat -c %a "$dir") & 1)) = 1 ] || die "other users cannot enter $dir"
+        dir=$(dirname "$dir")
+    done
+}
+
+make_directories() {
+    mkdir -p "$ETC"/{keystone,glance,placement,nova,neutron,cinder,zun} "$LOG" "$RUN" "$BIN" \
+        "$STATE"/{glance/images,glance/staging,glance/tasks,neutron,cinder/conversion,cinder/mnt} \
+        "$STATE"/{cinder/share,rabbit/home,lock,nova,done}
+    touch "$OWNED"
+}
+
+stage_users() {
+    local user
+    getent group docker >/dev/null || groupadd --system docker
+    getent group zun >/dev/null || groupadd --system zun
+    for user in nova zun; do
+        if ! getent passwd $user >/dev/null; then
+            getent group $user >/dev/null || groupadd --system $user
+            useradd --system --gid $user --no-create-home --home-dir "/var/lib/$user" \
+                --shell /usr/sbin/nologin $user
+        fi
+        usermod -a -G docker,zun $user
+        install -d -o $user -g $user -m 750 "$ALLINONE_DIR/home/$user"
+    done
+    install -d -o nova -g zun -m 2775 "$SANDBOX_STATE"
+    # The lines that an operator installs, with this cloud's paths in the place of theirs. In a
+    # sudoers regular expression a dot of a path is escaped.
+    sed -e "s|/usr/bin/privsep-helper|$VENV/bin/privsep-helper|" \
+        -e "s|/etc/nova/nova\\\\.conf|$(regex_of "$ETC/nova-compute-$HOST/nova.conf")|" \
+        "$REPO/etc/sudoers.d/zun-virt" >"$RUN/sudoers"
+    visudo -c -f "$RUN/sudoers"
+    install -m 440 "$RUN/sudoers" "$SUDOERS"
+}
+
+regex_of() { printf '%s' "$1" | sed -e 's/[.]/\\\\./g'; }
+
+stage_openvswitch() {
+    if ! ovs-vsctl --timeout=5 show >/dev/null 2>&1; then
+        /usr/share/openvswitch/scripts/ovs-ctl start --system-id=random --no-monitor
+        touch "$STATE/started.openvswitch"
+        forget_agent_ports
+    fi
+    ovs-vsctl --timeout=10 \
+        --may-exist add-br br-ex -- set bridge br-ex datapath_type=netdev \
+        -- --may-exist add-br br-int -- set bridge br-int datapath_type=netdev fail_mode=secure
+    if [ -z "$(ovs-vsctl get-manager)" ]; then # os-vif in nova-compute is not root
+        ovs-vsctl --timeout=10 set-manager "ptcp:$OVSDB_PORT:$IP"
+        touch "$STATE/set.manager"
+    fi
+    ip addr replace "$PUBLIC_GATEWAY/${PUBLIC_CIDR#*/}" dev br-ex
+    ip link set br-ex up
+}
+
+# A switch that starts again makes the DHCP and L3 agents' devices anew, outside the namespaces
+# where they belong; the agents make what is missing.
+forget_agent_ports() {
+    local port
+    for port in $(ovs-vsctl --timeout=10 --bare --columns=name find interface type=internal); do
+        case $port in
+            tap* | qr-* | qg-*) ovs-vsctl --timeout=10 --if-exists del-port "$port" ;;
+        esac
+    done
+}
+
+docker_up() { docker version; }
+
+# An engine that runs is used as it is.
+stage_docker() {
+    docker_up >/dev/null 2>&1 && return 0
+    if ! [ -S /run/containerd/containerd.sock ] || ! pgrep -x containerd >/dev/null; then
+        start containerd - containerd
+    fi
+    touch "$STATE/started.docker"
+    start dockerd - dockerd --live-restore --registry-mirror="http://$REGISTRY" \
+        --containerd /run/containerd/containerd.sock
+    wait_for 60 dockerd docker_up
+}
+
+stage_registry() {
+    render registry.yml >"$ETC/registry.yml"
+    start registry "$(stamp_of "$ETC/registry.yml")" docker-registry serve "$ETC/registry.yml"
+    wait_for 30 registry http_up "http://$REGISTRY/v2/"
+}

@@ -1,0 +1,142 @@
+# What is there, stopping it, and leaving nothing behind.
+# shellcheck shell=bash
+
+SANDBOX_LABEL=org.openstack.zun.sandbox # of zun_virt/sandbox.py: on every container of ours
+
+cmd_status() {
+    local name pid state rc=0 line='%-18s %-8s %-9s %-6s %s\n'
+    [ -e "$OWNED" ] || die "there is no cloud in $ALLINONE_DIR"
+    # shellcheck disable=SC2059
+    printf "$line" SERVICE PID STATE PORT LOG
+    for name in "${BACKENDS[@]}" openvswitch "${SERVICES[@]}" nova-compute-vm; do
+        pid=-
+        if running "$name"; then
+            state=running
+            read -r pid _ <"$RUN/$name.pid"
+        elif found_running "$name"; then
+            state='as found'
+        elif [ "$name" = nova-compute-vm ] && [ ! -e "$RUN/$name.pid" ]; then
+            continue # only on request
+        else
+            state=stopped rc=1
+        fi
+        # shellcheck disable=SC2059
+        printf "$line" "$name" "$pid" "$state" "${PORTS[$name]:--}" "$LOG/$name.log"
+    done
+    return $rc
+}
+
+# What belongs to the machine and was used as it is.
+found_running() {
+    case $1 in
+        dockerd) docker_up ;;
+        containerd) pgrep -x containerd ;;
+        openvswitch) ovs-vsctl --timeout=5 show ;;
+        *) false ;;
+    esac >/dev/null 2>&1
+}
+
+# stop_all SECONDS NAME...: side by side.
+stop_all() {
+    local seconds=$1 name
+    shift
+    for name in "$@"; do stop "$name" "$seconds" & done
+    wait
+}
+
+# Containers go on: their engine keeps them alive without it (live-restore), and the switch is
+# left running for them. Both stop with destroy.
+cmd_down() {
+    [ -e "$OWNED" ] || die "there is no cloud in $ALLINONE_DIR"
+    lock
+    stop_services 8
+    stop_engine
+    say 'stopped; containers that ran still run, and Open vSwitch with them'
+}
+
+# stop_services SECONDS: all but the engine and the switch; those that others need come last.
+stop_services() {
+    stop_all "$1" nova-compute nova-compute-vm zun-agent
+    stop_all "$1" "${SERVICES[@]}" memcached registry
+    stop_all 20 rabbitmq mariadb
+    ERL_EPMD_ADDRESS=$IP epmd -port "$EPMD_PORT" -kill >/dev/null 2>&1 || true
+}
+
+stop_engine() {
+    stop dockerd 20 only
+    stop containerd 10 only
+}
+
+cmd_destroy() {
+    if [ ! -e "$OWNED" ]; then
+        say "there is no cloud in $ALLINONE_DIR"
+        return 0
+    fi
+    lock
+    local began=$SECONDS
+    mkdir -p "$LOG" "$RUN"
+    stop_all 2 nova-compute nova-compute-vm zun-agent
+    destroy_containers
+    stop_services 2
+    destroy_networks
+    destroy_engine
+    destroy_cgroups
+    destroy_mounts
+    rm -f "$SUDOERS"
+    rm -rf --one-file-system "$ALLINONE_DIR"
+    say "destroyed in $((SECONDS - began)) s; installed software is kept in $ALLINONE_CACHE"
+}
+
+destroy_containers() {
+    local ids
+    docker_up >/dev/null 2>&1 || return 0
+    ids=$(docker ps -aq --filter "label=$SANDBOX_LABEL")
+    # a paused one could hold up the others
+    # shellcheck disable=SC2086
+    [ -z "$ids" ] || { docker unpause $ids; docker rm -f -v $ids; } >>"$LOG/destroy.log" 2>&1
+    # A name is left alone that the label does not show to be of this cloud's making.
+    ids=$(docker images -q --filter "label=$OUR_LABEL" | sort -u)
+    # shellcheck disable=SC2086
+    [ -z "$ids" ] || docker rmi -f $ids >>"$LOG/destroy.log" 2>&1
+}
+
+# dnsmasq and haproxy of Neutron's agents have left the agents' sessions.
+destroy_networks() {
+    local pid namespace bridge
+    for pid in $(pgrep -f "$STATE/neutron/"); do
+        case $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null) in
+            dnsmasq\ * | haproxy\ * | */haproxy\ * | */dnsmasq\ *) kill -KILL "$pid" || true ;;
+        esac
+    done
+    for namespace in $(ip netns list | awk '/^(qdhcp|qrouter|snat|fip)-/ {print $1}'); do
+        ip netns del "$namespace"
+    done
+    ovs-vsctl --timeout=5 show >/dev/null 2>&1 || return 0
+    for bridge in br-int br-tun br-ex; do ovs-vsctl --timeout=10 --if-exists del-br $bridge; done
+    [ ! -e "$STATE/set.manager" ] || ovs-vsctl --timeout=10 del-manager
+    [ ! -e "$STATE/started.openvswitch" ] ||
+        /usr/share/openvswitch/scripts/ovs-ctl stop >>"$LOG/destroy.log" 2>&1
+}
+
+# An engine that was started here leaves its bridge and its rules; its /var/lib/docker is kept.
+destroy_engine() {
+    local ours=0
+    [ ! -e "$STATE/started.docker" ] || ours=1
+    stop_engine
+    [ $ours = 1 ] && ! docker_up >/dev/null 2>&1 || return 0
+    ip link del docker0 2>/dev/null || true
+    iptables-save 2>/dev/null | grep -v -i docker | sed 's/^:FORWARD DROP/:FORWARD ACCEPT/' |
+        iptables-restore
+}
+
+# Docker makes a parent cgroup in every hierarchy and removes none.
+destroy_cgroups() {
+    find /sys/fs/cgroup -depth -type d -path '*/zun*' -exec rmdir {} \; 2>>"$LOG/destroy.log" ||
+        true
+}
+
+destroy_mounts() {
+    local target
+    awk -v below="$ALLINONE_DIR/" 'index($5, below) == 1 {print $5}' /proc/self/mountinfo |
+        sort -r | while read -r target; do umount "$target" || umount -l "$target"; done
+}

@@ -1,0 +1,42 @@
+# A second compute host in the same cloud, of VM kind: Nova's own fake driver.
+# shellcheck shell=bash
+
+cmd_vm_host() {
+    [ -e "$OWNED" ] || die "there is no cloud in $ALLINONE_DIR"
+    lock
+    case $1 in
+        up) run_stage vm-host ;;
+        down) stop nova-compute-vm ;;
+        *) usage >&2; exit 2 ;;
+    esac
+}
+
+stage_vm_host() {
+    COMPUTE_DRIVER=fake.PredictableNodeUUIDDriver config_compute "$VM_HOST"
+    pretend_network_agent "$VM_HOST"
+    start_service nova-compute-vm
+    wait_for 60 nova-compute-vm compute_enabled "$VM_HOST"
+}
+
+# Neutron binds a port only where it knows a network agent to be alive. A second Open vSwitch agent
+# would be a whole process for nothing; the first one's record under the other host's name, with
+# a sign of life that does not grow old, is enough for ports that no switch carries.
+pretend_network_agent() {
+    sql "insert into neutron.agents (id, agent_type, \`binary\`, topic, host, admin_state_up,
+            created_at, started_at, heartbeat_timestamp, description, configurations, resource_versions,
+            availability_zone, \`load\`, resources_synced)
+        select uuid(), agent_type, \`binary\`, topic, '$1', admin_state_up, created_at, started_at,
+            '2099-01-01', description, configurations, resource_versions, availability_zone, \`load\`,
+            resources_synced
+        from neutron.agents as known where host = '$HOST' and agent_type = 'Open vSwitch agent'
+            and not exists (select 1 from neutron.agents as there where there.host = '$1')"
+}
+
+# compute_enabled HOST: its nova-compute has reported and its host is known to the scheduler.
+compute_enabled() {
+    local count
+    count=$(sql "select count(*) from nova_api.host_mappings where host = '$1'")
+    [ "$count" = 1 ] && [ "$(sql "select count(*) from nova.services where host = '$1'
+        and \`binary\` = 'nova-compute' and deleted = 0
+        and last_seen_up > utc_timestamp() - interval 60 second")" = 1 ]
+}
