@@ -190,6 +190,20 @@ def register(conf: cfg.ConfigOpts) -> None:
     loading.register_session_conf_options(conf, KEYSTONE_AUTH_GROUP)
 
 
+def connection(conf: cfg.ConfigOpts) -> str:
+    """Return the SQLAlchemy URL of the store."""
+    return conf.database.connection or f'sqlite:///{conf.state_path}/zun-agent.sqlite'
+
+
+def endpoint(conf: cfg.ConfigOpts) -> str:
+    """Return the URL at which the other agents reach this one."""
+    if conf.api.endpoint:
+        return str(conf.api.endpoint)
+    everywhere = conf.api.bind_host in ('0.0.0.0', '::')  # noqa: S104  only compared with
+    name = conf.host if everywhere else conf.api.bind_host
+    return f'http://{f"[{name}]" if ":" in name else name}:{conf.api.port}'
+
+
 def list_opts() -> list[tuple[str, list[typing.Any]]]:
     """Return all options, for ``oslo-config-generator``."""
     auth = loading.get_auth_common_conf_options() + loading.get_session_conf_options()

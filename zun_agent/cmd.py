@@ -1,0 +1,192 @@
+"""``zun-agent``: one process that serves the API and keeps this host's containers."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging as python_logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+from cheroot import wsgi
+from oslo_config import cfg
+from oslo_log import log as logging
+
+from zun_agent import conf as options
+from zun_agent import errors
+from zun_agent.manager import Manager
+from zun_agent.openstack import OpenStack
+from zun_agent.sandboxes import Sandboxes
+from zun_agent.store import Store
+from zun_virt.sandbox import SandboxStore
+
+LOG = logging.getLogger(__name__)
+
+GRACE = 5
+"""Seconds that requests in flight are given when the agent is told to stop."""
+
+STORE_RETRY = 3.0
+"""Seconds between two attempts to reach the store at start."""
+
+
+class Agent:
+    """The parts of one agent, put together."""
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        """Make the parts; nothing is connected to, written or started yet."""
+        # Imported here so that a front end that only serves the API need not load them.
+        from zun_agent import images
+        from zun_agent.reconciler import Reconciler
+        from zun_agent.runtime import Runtime
+
+        self.conf = conf
+        self.sandbox_store = SandboxStore(conf.state_path)
+        self.store = Store(options.connection(conf))
+        self.runtime = Runtime(conf.docker.url, conf.docker.timeout, conf.docker.pull_timeout)
+        cloud = OpenStack(conf)
+        self.sandboxes = Sandboxes(conf, self.sandbox_store, cloud)
+        self.reconciler = Reconciler(
+            conf,
+            self.store,
+            self.runtime,
+            self.sandboxes,
+            images.load(conf, self.runtime, cloud),
+            self.sandbox_store,
+        )
+        self.manager = Manager(conf, self.store, self.runtime, self.sandboxes, self.reconciler.wake)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the agent until it is told to stop; return its exit status."""
+    conf = configure(sys.argv[1:] if arguments is None else arguments)
+    told = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.set())
+    agent = Agent(conf)
+    agent.sandbox_store.prepare()
+    if not open_store(agent.store, told):
+        return 0
+    try:
+        server = listen(agent)
+    except OSError as error:
+        LOG.critical('cannot listen on %s port %d: %s', conf.api.bind_host, conf.api.port, error)
+        return 1
+    serving = threading.Thread(target=_serve, args=(server, told), name='api', daemon=True)
+    agent.reconciler.start()
+    serving.start()
+    LOG.info(
+        'zun-agent %s on host %s listens at %s',
+        version(),
+        conf.host,
+        f'http://{conf.api.bind_host}:{conf.api.port}',
+    )
+    told.wait()
+    stop(agent, server)
+    return 0
+
+
+def configure(arguments: Sequence[str]) -> cfg.ConfigOpts:
+    """Read the command line and the configuration files, and set up the log."""
+    conf = cfg.ConfigOpts()
+    logging.register_options(conf)
+    # A library that says much at the level that is meant for operators.
+    logging.set_defaults(
+        default_log_levels=[
+            *logging.get_default_log_levels(),
+            'docker=WARN',
+            'alembic=WARN',
+            'watchdog=WARN',
+        ]
+    )
+    options.register(conf)
+    conf(list(arguments), project='zun', prog='zun-agent', version=version())
+    logging.setup(conf, 'zun-agent', version())
+    return conf
+
+
+def version() -> str:
+    """Return the version of the distribution, as far as it is installed."""
+    try:
+        return importlib.metadata.version('zun-virt')
+    except importlib.metadata.PackageNotFoundError:
+        return 'of a source tree'
+
+
+def open_store(store: Store, told: threading.Event) -> bool:
+    """Bring the store's schema up to date, as soon as the database is there.
+
+    :param told: is set when the agent is told to stop, which ends the wait
+    :returns: whether it is open
+    """
+    while not told.is_set():
+        try:
+            store.migrate()
+        except errors.ServiceUnavailable as error:
+            LOG.warning('%s Tried again in %g s.', error, STORE_RETRY)
+            told.wait(STORE_RETRY)
+        else:
+            return True
+    return False
+
+
+def listen(agent: Agent) -> wsgi.Server:
+    """Return the server, which listens already.
+
+    :raises OSError: the address or port cannot be had
+    """
+    from zun_agent.api import app
+
+    conf = agent.conf
+    server = _Server(
+        (conf.api.bind_host, conf.api.port),
+        app.build(conf, agent.manager),
+        numthreads=conf.api.threads,
+        server_name=conf.host,
+        request_queue_size=128,
+        shutdown_timeout=GRACE,
+    )
+    server.software = 'zun-agent'
+    server.prepare()
+    return server
+
+
+def stop(agent: Agent, server: wsgi.Server) -> None:
+    """Let requests in flight and steps of the reconciler end, and end the process.
+
+    What they do not get done in this time is done after the next start.
+    """
+    LOG.info('zun-agent stops: requests in flight have %g s', GRACE)
+    # Its own time-out ends in a join without one, for ever if a user's command is running.
+    closing = threading.Thread(target=server.stop, name='api-stop', daemon=True)
+    closing.start()
+    agent.reconciler.stop()
+    closing.join(GRACE + 1)
+    if closing.is_alive():
+        LOG.warning('zun-agent stops with requests in flight')
+    agent.store.close()
+    LOG.info('zun-agent has stopped')
+    python_logging.shutdown()
+    if closing.is_alive():
+        os._exit(0)
+
+
+class _Server(wsgi.Server):
+    """Cheroot's server, with its complaints in our log."""
+
+    def error_log(self, msg: str = '', level: int = 20, traceback: bool = False) -> None:
+        """Log a complaint, which the server would write to its standard error."""
+        LOG.log(max(level, python_logging.INFO), 'api: %s', msg, exc_info=traceback)
+
+
+def _serve(server: wsgi.Server, told: threading.Event) -> None:
+    """Serve until stopped; an agent that cannot serve any more is of no use."""
+    try:
+        server.serve()
+    finally:
+        told.set()
+
+
+if __name__ == '__main__':
+    sys.exit(main())
