@@ -39,10 +39,10 @@ as_user() {
         env HOME="$ALLINONE_DIR/home/$1" USER="$1" LOGNAME="$1")
 }
 
-# stop NAME [SECONDS [only]]: TERM, then KILL for what is left of its session. With "only" the
-# session is left alone: containerd's shims live in it, and with them the users' containers.
+# stop NAME [SECONDS]: TERM, then KILL for what is left of its session. Of an engine only itself:
+# containerd's shims are in its session, and with them the users' containers.
 stop() {
-    local name=$1 seconds=${2:-15} whom=${3:-session} pid i
+    local name=$1 seconds=${2:-15} pid i
     if running "$name"; then
         read -r pid _ <"$RUN/$name.pid"
         kill -TERM "$pid" 2>/dev/null || true
@@ -50,11 +50,10 @@ stop() {
             running "$name" || break
             sleep 0.1
         done
-        if [ "$whom" = session ]; then
-            pkill -KILL -s "$pid" 2>/dev/null || true
-        elif running "$name"; then
-            kill -KILL "$pid" 2>/dev/null || true
-        fi
+        case $name in
+            dockerd | containerd) ! running "$name" || kill -KILL "$pid" || true ;;
+            *) pkill -KILL -s "$pid" || true ;;
+        esac
     fi
     rm -f "$RUN/$name.pid"
 }

@@ -80,17 +80,14 @@ docker_up() { docker version; }
 # An engine that runs is used as it is.
 stage_docker() {
     docker_up >/dev/null 2>&1 && return 0
-    if ! [ -S /run/containerd/containerd.sock ] || ! pgrep -x containerd >/dev/null; then
-        start containerd - containerd
-    fi
     touch "$STATE/started.docker"
-    start dockerd - dockerd --live-restore --registry-mirror="http://$REGISTRY" \
-        --containerd /run/containerd/containerd.sock
+    pgrep -x containerd >/dev/null || start_service containerd
+    start_service dockerd
     wait_for 60 dockerd docker_up
 }
 
 stage_registry() {
-    render registry.yml >"$ETC/registry.yml"
-    start registry "$(stamp_of "$ETC/registry.yml")" docker-registry serve "$ETC/registry.yml"
+    render registry.yml | put "$ETC/registry.yml"
+    start_service registry
     wait_for 30 registry http_up "http://$REGISTRY/v2/"
 }

@@ -63,8 +63,8 @@ stop_services() {
 }
 
 stop_engine() {
-    stop dockerd 20 only
-    stop containerd 10 only
+    stop dockerd 20
+    stop containerd 10
 }
 
 cmd_destroy() {

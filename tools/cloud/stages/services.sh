@@ -48,7 +48,18 @@ start_service() {
             as_user zun
             start "$1" "$stamp" "${AS[@]}" "$VENV/bin/zun-agent" \
                 --config-file "$ETC/zun/zun-agent.conf" ;;
+        containerd | dockerd | registry) start_engine "$1" ;;
         *) die "no service $1" ;;
+    esac
+}
+
+start_engine() {
+    case $1 in
+        containerd) start "$1" - containerd ;;
+        dockerd) start "$1" - dockerd --live-restore --registry-mirror="http://$REGISTRY" \
+            --containerd /run/containerd/containerd.sock ;;
+        registry) start "$1" "$(stamp_of "$ETC/registry.yml")" \
+            docker-registry serve "$ETC/registry.yml" ;;
     esac
 }
 

@@ -55,7 +55,6 @@ project_hash() {
 stage_project() {
     local want copy
     want=$(project_hash)
-    [ -z "${ALLINONE_WITHOUT_AGENT:-}" ] || { touch "$VENV/.zun-virt"; return 0; }
     [ "$(cat "$VENV/.zun-virt" 2>/dev/null)" != "$want" ] || return 0
     copy=$(mktemp -d)
     (cd "$REPO" && tar -c --exclude='*.pyc' zun_virt zun_agent setup.cfg pyproject.toml LICENSE \
