@@ -89,6 +89,7 @@ class Database:
             _create_file(self._url.database)
         try:
             with self.engine.connect().execution_options(zun_write=True) as connection:
+                connection.begin()  # for SQLite this is the lock
                 self._lock_schema(connection)
                 yield connection
                 connection.commit()

@@ -22,7 +22,7 @@ from zun_agent.models import Action, Container, Desired, SandboxClaim, Service, 
 from zun_agent.records import Containers
 
 WANTED_FIELDS = frozenset(
-    {'desired', 'operation', 'stop_timeout', 'generation', 'observed_generation', 'uuid'}
+    {'desired', 'operation', 'stop_timeout', 'generation', 'observed_generation'}
 )
 """Fields of a container that say what the user wants: `Store.observe` never sets them."""
 
