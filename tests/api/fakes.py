@@ -180,8 +180,10 @@ class FakeManager:
             each
             for each in self.containers.values()
             if (arguments['all_projects'] or each.project_id == context.project_id)
-            and all(getattr(each, key) == value for key, value in arguments['filters'].items())
+            and all(str(getattr(each, key)) == value for key, value in arguments['filters'].items())
         ]
+        if not hasattr(models.Container, arguments['sort_key']):
+            raise errors.Invalid(f'Containers cannot be sorted by {arguments["sort_key"]!r}.')
         found.sort(key=lambda each: getattr(each, arguments['sort_key']))
         if arguments['sort_dir'] == 'desc':
             found.reverse()

@@ -16,6 +16,7 @@ if typing.TYPE_CHECKING:
 
 _REALTIME = re.compile(r'RT(MIN(\+\d{1,2})?|MAX(-\d{1,2})?)')
 _LAST_SIGNAL = 64
+_NAMES = {each.value: each.name.removeprefix('SIG') for each in signal.Signals}
 
 
 def start(request: Request, ident: str) -> Response:
@@ -95,8 +96,8 @@ def signal_name(given: str | int | None) -> str | None:
         return None
     if text.isascii() and text.isdigit():
         number = int(text)
-        if number in iter(signal.Signals):
-            return signal.Signals(number).name.removeprefix('SIG')
+        if number in _NAMES:
+            return _NAMES[number]
         if 0 < number <= _LAST_SIGNAL:
             return str(number)
     name = text.removeprefix('SIG')

@@ -14,7 +14,7 @@ if typing.TYPE_CHECKING:
     from zun_agent.models import Container
 
 FILTERS = frozenset(
-    (
+    [
         'name',
         'image',
         'project_id',
@@ -24,25 +24,9 @@ FILTERS = frozenset(
         'task_state',
         'status',
         'auto_remove',
-    )
+    ]
 )
-SORT_KEYS = frozenset(
-    (
-        'id',
-        'uuid',
-        'name',
-        'image',
-        'status',
-        'task_state',
-        'host',
-        'project_id',
-        'user_id',
-        'memory',
-        'cpu',
-        'created_at',
-        'updated_at',
-    )
-)
+"""Zun's; their values are the manager's to read, as are the keys to sort by."""
 
 _GUARDED = (
     ('privileged', 'container:create:privileged'),
@@ -67,7 +51,7 @@ def create(request: Request) -> Response:
     _check_version(request, body)
     containers.create(request.version).validate(body)
     for field, rule in _GUARDED:
-        if boolean_or_set(body.get(field)):
+        if _asks_for(body.get(field)):
             request.authorize(rule)
     wanted = spec.of_body(
         body,
@@ -81,8 +65,7 @@ def create(request: Request) -> Response:
     return response
 
 
-def boolean_or_set(value: typing.Any) -> bool:
-    """Tell whether a member of a body asks for something."""
+def _asks_for(value: typing.Any) -> bool:
     return bool(value) and value not in ('False', 'false')
 
 
@@ -105,13 +88,13 @@ def index(request: Request) -> Response:
     """``GET /containers``"""
     request.authorize('container:get_all')
     query = request.query
-    all_projects = boolean_parameter(query, 'all_projects')
-    if all_projects:
-        request.authorize('container:get_all_all_projects')
-    page = paging.page(request, SORT_KEYS)
+    filters = _filters(request, query)
+    containers.LIST.validate(query)
+    all_projects = _all_projects(request, 'container:get_all_all_projects')
+    page = paging.page(request)
     found = request.services.manager.list(
         request.context,
-        filters=_filters(request, query),
+        filters=filters,
         limit=page.limit,
         marker=page.marker,
         sort_key=page.sort_key,
@@ -136,36 +119,26 @@ def _filters(request: Request, query: dict[str, str]) -> Json:
     unknown = sorted(set(query) - FILTERS - paging.KEYS - {'all_projects'})
     if unknown:
         raise errors.Invalid(f'Unknown parameters: {", ".join(unknown)}')
-    filters: Json = {key: query[key] for key in FILTERS & set(query) if query[key] != ''}
-    if 'host' in filters:
+    if query.get('host'):
         request.authorize('container:get_all:host')
-    if 'auto_remove' in filters:
-        filters['auto_remove'] = boolean_parameter(query, 'auto_remove')
-    if 'memory' in filters:
-        digits = filters['memory'].removesuffix('M')
-        if not (digits.isascii() and digits.isdigit()):
-            raise errors.Invalid(f"Invalid input for field 'memory': {filters['memory']!r}")
-        filters['memory'] = int(digits)
-    return filters
+    return {key: query[key] for key in FILTERS if query.get(key)}
 
 
-def boolean_parameter(query: dict[str, str], name: str) -> bool:
-    """Return a boolean of the query, False without it.
+def _all_projects(request: Request, rule: str) -> bool:
+    """Tell whether the query asks for more than the user's own project.
 
-    :raises Invalid: it is none
+    :raises PolicyNotAuthorized: it does, and `rule` says no
     """
-    value = query.get(name, '')
-    if value.lower() not in ('', 'true', 'false', '1', '0'):
-        raise errors.Invalid(f'Invalid input for field {name!r}: {value!r} is not a boolean')
-    return value.lower() in ('true', '1')
+    wanted = boolean(request.query.get('all_projects'))
+    if wanted:
+        request.authorize(rule)
+    return wanted
 
 
 def show(request: Request, ident: str) -> Response:
     """``GET /containers/{ident}``"""
     containers.SHOW.validate(request.query)
-    all_projects = boolean(request.query.get('all_projects'))
-    if all_projects:
-        request.authorize('container:get_one_all_projects')
+    all_projects = _all_projects(request, 'container:get_one_all_projects')
     found = request.container(ident, 'container:get_one', all_projects=all_projects)
     return answer(_view(request, found))
 
@@ -212,14 +185,12 @@ def delete(request: Request, ident: str) -> Response:
     query = request.query
     containers.DELETE.validate(query)
     force, stop = boolean(query.get('force')), boolean(query.get('stop'))
-    all_projects = boolean(query.get('all_projects'))
     if stop and request.version < _STOP:
         raise errors.InvalidParamInVersion(
             f"Parameter 'stop' needs microversion {_STOP} or later; "
             f'the request was made with {request.version}.'
         )
-    if all_projects:
-        request.authorize('container:delete_all_projects')
+    all_projects = _all_projects(request, 'container:delete_all_projects')
     found = request.container(ident, 'container:delete', all_projects=all_projects)
     if force and request.version >= _FORCE_GUARDED:
         request.authorize('container:delete_force', found)

@@ -29,10 +29,10 @@ class Page:
     sort_dir: str
 
 
-def page(request: Request, sort_keys: Collection[str], sort_key: str = 'id') -> Page:
+def page(request: Request, sort_keys: Collection[str] | None = None, sort_key: str = 'id') -> Page:
     """Read the page that the query asks for.
 
-    :param sort_keys: by which the resource can be sorted
+    :param sort_keys: by which the resource can be sorted; None leaves that to the manager
     :param sort_key: where the query names none
     :raises Invalid: the limit, key or direction is none
     """
@@ -46,7 +46,7 @@ def page(request: Request, sort_keys: Collection[str], sort_key: str = 'id') -> 
     else:
         raise errors.Invalid(f"Invalid input for field 'limit': {given!r} is not positive")
     key = query.get('sort_key') or sort_key
-    if key not in sort_keys:
+    if sort_keys is not None and key not in sort_keys:
         raise errors.Invalid(
             f"Invalid input for field 'sort_key': {key!r} is not one of {sorted(sort_keys)}"
         )

@@ -145,6 +145,7 @@ _RULES = (
     ('zun-service:force_down', ADMIN, 'Say that an agent is down.', 'PUT /v1/services/force_down'),
     ('host:get_all', ADMIN, 'List the hosts.', 'GET /v1/hosts'),
     ('host:get', ADMIN, 'Show a host.', 'GET /v1/hosts/{host_ident}'),
+    ('network:delete', 'role:admin', 'Delete a Docker network.', 'DELETE /v1/networks/{network}'),
     (
         'availability_zones:get_all',
         ADMIN_OR_OWNER,

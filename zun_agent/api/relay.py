@@ -40,9 +40,9 @@ _KEEPALIVE = [
 _PASSED = ('X-Auth-Token', 'OpenStack-API-Version', 'Content-Type', 'Accept')
 
 
-def original_url(headers: Mapping[str, str]) -> str | None:
+def original_url(environ: Mapping[str, typing.Any]) -> str | None:
     """Return the URL under which a relayed request was made, None for one that is not."""
-    return headers.get(RELAYED)
+    return environ.get('HTTP_' + RELAYED.upper().replace('-', '_'))
 
 
 class _Adapter(requests.adapters.HTTPAdapter):

@@ -16,6 +16,7 @@ from zun_agent.api import (
     containers,
     hosts,
     live,
+    networks,
     root,
     services,
 )
@@ -83,6 +84,7 @@ ROUTES = (
     Route('GET', '/v1/hosts', hosts.index, _since(4)),
     Route('GET', '/v1/hosts/<ident>', hosts.show, _since(4)),
     Route('GET', '/v1/availability_zones', availability_zones.index),
+    Route('DELETE', '/v1/networks/<ident>', networks.delete, _since(27)),
     # Zun has these, this service has them not
     Route('GET', '/v1/containers/<ident>/attach', refuse),
     Route('POST', '/v1/containers/<ident>/resize', refuse),
@@ -104,7 +106,6 @@ ROUTES = (
     Route('GET', '/v1/images/<path:name>/search', refuse),
     Route('GET', '/v1/networks', refuse),
     Route('POST', '/v1/networks', refuse, needs_json=True),
-    Route('DELETE', '/v1/networks/<ident>', refuse, _since(27)),
     Route('GET', '/v1/capsules', refuse),
     Route('POST', '/v1/capsules', refuse, needs_json=True),
     Route('GET', '/v1/capsules/<ident>', refuse),

@@ -53,7 +53,12 @@ FALSE_WORDS = ('False', 'false', '0')
 
 BOOLEAN = {'enum': [True, False, 'True', 'true', 'False', 'false', None]}
 QUERY_BOOLEAN = {'enum': [True, False, *TRUE_WORDS, *FALSE_WORDS, '']}
-COUNT = {'type': ['string', 'integer', 'null'], 'minimum': 0, 'pattern': r'^[0-9]{0,9}\Z'}
+COUNT = {
+    'type': ['string', 'integer', 'null'],
+    'minimum': 0,
+    'maximum': 999999999,
+    'pattern': r'^[0-9]{0,9}\Z',
+}
 """A number of 0 or more, also as text; nothing stands for none."""
 
 

@@ -15,8 +15,12 @@ NAME = {
 }
 IMAGE = {'type': 'string', 'minLength': 2, 'maxLength': 255, 'pattern': '[a-zA-Z0-9][a-zA-Z0-9_.-]'}
 # Their ranges are checked once they are numbers: a schema cannot look into a text.
-CPU = {'type': ['number', 'string', 'null'], 'pattern': r'^[0-9]{0,5}(\.[0-9]{1,6})?\Z'}
-WHOLE = {'type': ['integer', 'string', 'null'], 'pattern': r'^[0-9]{0,9}\Z'}
+CPU = {
+    'type': ['number', 'string', 'null'],
+    'maximum': 99999,
+    'pattern': r'^([0-9]{1,5}(\.[0-9]{1,6})?)?\Z',
+}
+WHOLE = {'type': ['integer', 'string', 'null'], 'maximum': 999999999, 'pattern': r'^[0-9]{0,9}\Z'}
 
 _REFERENCE = {'type': ['string', 'null'], 'maxLength': 255}
 
@@ -28,6 +32,7 @@ NET = {
             'v4-fixed-ip': {'type': ['string', 'null'], 'maxLength': 15},
             'v6-fixed-ip': {'type': ['string', 'null'], 'maxLength': 45},
             'preserve': BOOLEAN,
+            'tag': {'type': 'null'},  # Heat writes it, without a value
         }
     ),
 }
@@ -39,6 +44,7 @@ RESTART_POLICY = {
             'MaximumRetryCount': {
                 'type': ['integer', 'string', 'null'],
                 'minimum': 0,
+                'maximum': 999999999,
                 'pattern': r'^[0-9]{0,9}\Z',
             },
         },
@@ -53,13 +59,9 @@ ENVIRONMENT = {
     'additionalProperties': {'type': ['string', 'number']},
 }
 
-# Labels of these two prefixes are how the services know what is theirs.
 LABELS = {
     'type': ['object', 'null'],
-    'propertyNames': {
-        'minLength': 1,
-        'not': {'pattern': r'^(org\.openstack\.zun|com\.docker)\.'},
-    },
+    'propertyNames': {'minLength': 1},
     'additionalProperties': {'type': ['string', 'number']},
 }
 
@@ -148,6 +150,8 @@ UPDATE = Schema(object_of({'name': NAME, 'cpu': CPU, 'memory': WHOLE, 'auto_heal
 RESIZE = Schema(object_of({'cpu': CPU, 'memory': WHOLE}))
 RENAME = Schema(object_of({'name': {**NAME, 'type': 'string'}}, required=('name',)))
 
+# Its other keys are checked where they are read.
+LIST = Schema({'properties': {'all_projects': QUERY_BOOLEAN}})
 SHOW = Schema(object_of({'all_projects': QUERY_BOOLEAN}))
 DELETE = Schema(
     object_of(

@@ -1,0 +1,438 @@
+"""Containers shown, listed, changed and deleted, and by whom."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from typing import Any
+
+import pytest
+from werkzeug.test import TestResponse
+
+from tests.api.conftest import Api
+from tests.api.fakes import NET, PORT, FakeManager
+from zun_agent import models
+from zun_agent.api import views
+from zun_agent.models import Status
+
+
+def title(answer: TestResponse) -> str:
+    text: str = answer.json['errors'][0]['title']
+    return text
+
+
+# --- show
+
+
+def test_every_member(api: Api, manager: FakeManager) -> None:
+    made = datetime.datetime(2026, 3, 4, 5, 6, 7, 89)
+    container = manager.add(
+        name='web',
+        command=['nginx'],
+        cpu=0.5,
+        memory=256,
+        disk=10,
+        restart_policy={'Name': 'on-failure', 'MaximumRetryCount': 3},
+        environment={'A': 'b'},
+        labels={'app': 'web'},
+        created_at=made,
+        status_reason='why',
+        ports=[80],
+    )
+    view = api('GET', '/v1/containers/web', token='admin').json
+    addresses = view.pop('addresses')
+    assert addresses[NET][0]['addr'] == '10.0.0.5'
+    assert view == {
+        'uuid': container.uuid,
+        'links': [
+            {'href': f'http://localhost/v1/containers/{container.uuid}', 'rel': 'self'},
+            {'href': f'http://localhost/containers/{container.uuid}', 'rel': 'bookmark'},
+        ],
+        'user_id': 'user',
+        'project_id': 'project',
+        'name': 'web',
+        'image': 'alpine',
+        'command': ['nginx'],
+        'entrypoint': None,
+        'status': 'Running',
+        'status_reason': 'why',
+        'status_detail': 'Up 3 mins',
+        'task_state': None,
+        'cpu': 0.5,
+        'cpu_policy': None,
+        'memory': '256',
+        'disk': 10,
+        'environment': {'A': 'b'},
+        'workdir': None,
+        'ports': [80],
+        'hostname': None,
+        'labels': {'app': 'web'},
+        'image_driver': 'docker',
+        'image_pull_policy': 'ifnotpresent',
+        'host': 'one',
+        'restart_policy': {'Name': 'on-failure', 'MaximumRetryCount': '3'},
+        'interactive': False,
+        'tty': False,
+        'security_groups': [],
+        'auto_remove': False,
+        'auto_heal': False,
+        'runtime': None,
+        'privileged': False,
+        'healthcheck': {},
+        'registry_id': None,
+        'created_at': '2026-03-04 05:06:07.000089',
+        'updated_at': None,
+    }
+
+
+def test_users_do_not_see_what_is_for_administrators(api: Api, manager: FakeManager) -> None:
+    manager.add(name='web')
+    hidden = {'host', 'image_pull_policy', 'runtime', 'privileged'}
+    theirs = set(api('GET', '/v1/containers/web').json)
+    everything = set(api('GET', '/v1/containers/web', token='admin').json)
+    assert everything - theirs == hidden
+    (listed,) = api('GET', '/v1/containers').json['containers']
+    assert set(listed) == theirs
+
+
+def test_without_limits_no_client_stumbles(api: Api, manager: FakeManager) -> None:
+    manager.add(name='web', cpu=None, memory=None)
+    view = api('GET', '/v1/containers/web').json
+    assert (view['cpu'], view['memory'], view['disk']) == (None, '', 0)
+    assert view['restart_policy'] == {}
+
+
+NOW = datetime.datetime(2026, 1, 10, 12, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ('status', 'seconds', 'code', 'text'),
+    [
+        ('Created', 0, None, 'Created'),
+        ('Running', 5, None, 'Up 5 seconds'),
+        ('Running', 59, None, 'Up 59 seconds'),
+        ('Running', 60, None, 'Up 1 mins'),
+        ('Running', 3 * 3600 + 5, None, 'Up 3 hours'),
+        ('Running', 2 * 86400, None, 'Up 2 days'),
+        ('Running', -3, None, 'Up 0 seconds'),
+        ('Paused', 180, None, 'Up 3 mins (paused)'),
+        ('Restarting', 5, None, 'Restarting'),
+        ('Dead', 5, None, 'Dead'),
+        ('Stopped', 5, 0, 'Exited(0) 5 seconds ago '),
+        ('Stopped', 5, 1, 'Exited(1) 5 seconds ago (error)'),
+        ('Stopped', 7200, 137, 'Exited(137) 2 hours ago (error)'),
+        ('Stopped', 5, None, None),
+        ('Creating', 5, None, None),
+        ('Error', 5, 1, None),
+        ('Unknown', 5, None, None),
+        ('Deleting', 5, None, None),
+    ],
+)
+def test_status_detail(status: str, seconds: int, code: int | None, text: str | None) -> None:
+    moment = NOW - datetime.timedelta(seconds=seconds)
+    container = models.Container(
+        status=status, started_at=moment, finished_at=moment, exit_code=code
+    )
+    assert views.status_detail(container, NOW) == text
+
+
+def test_status_detail_without_times() -> None:
+    assert views.status_detail(models.Container(status='Running'), NOW) is None
+    assert views.status_detail(models.Container(status='Stopped', exit_code=0), NOW) is None
+
+
+# --- who may
+
+
+def test_another_projects_containers_do_not_exist(api: Api, manager: FakeManager) -> None:
+    container = manager.add(name='secret')
+    for ident in (container.uuid, 'secret'):
+        for method, rest in (
+            ('GET', ''),
+            ('PATCH', ''),
+            ('DELETE', ''),
+            ('POST', '/start'),
+            ('POST', '/stop'),
+            ('POST', '/kill'),
+            ('GET', '/logs'),
+            ('POST', '/execute?command=ls'),
+            ('GET', '/top'),
+            ('GET', '/stats'),
+            ('GET', '/network_list'),
+            ('GET', '/container_actions'),
+        ):
+            body = {'name': 'mine'} if method == 'PATCH' else None
+            answer = api(method, f'/v1/containers/{ident}{rest}', body, token='other')
+            assert answer.status_code == 404, (method, rest)
+            assert answer.json['errors'][0]['code'] == 'container.container-not-found'
+    assert api('GET', '/v1/containers', token='other').json['containers'] == []
+    assert {name for name, _ in manager.calls} == {'get', 'list'}
+
+
+@pytest.mark.parametrize(
+    ('method', 'url'),
+    [
+        ('GET', '/v1/containers?all_projects=1'),
+        ('GET', '/v1/containers?all_projects=true'),
+        ('GET', '/v1/containers?host=one'),
+        ('GET', '/v1/containers/web?all_projects=true'),
+        ('DELETE', '/v1/containers/web?all_projects=True'),
+        ('DELETE', '/v1/containers/web?force=True'),
+    ],
+)
+def test_what_only_administrators_may(
+    api: Api, manager: FakeManager, method: str, url: str
+) -> None:
+    manager.add(name='web', status=Status.STOPPED)
+    refused = api(method, url)
+    assert refused.status_code == 403
+    assert 'Policy does not allow container:' in title(refused)
+    assert api(method, url, token='admin').status_code in (200, 204)
+
+
+def test_administrators_find_every_project(api: Api, manager: FakeManager) -> None:
+    theirs = manager.add(name='web')
+    assert api('GET', '/v1/containers/web', token='admin').json['uuid'] == theirs.uuid
+    own = manager.add(name='web', project_id='operators')
+    assert api('GET', '/v1/containers/web', token='admin').json['uuid'] == own.uuid
+    assert api('POST', f'/v1/containers/{theirs.uuid}/stop', token='admin').status_code == 202
+    assert len(api('GET', '/v1/containers', token='admin').json['containers']) == 1
+    everyone = api('GET', '/v1/containers?all_projects=1', token='admin').json
+    assert len(everyone['containers']) == 2
+
+
+def test_a_name_of_several(api: Api, manager: FakeManager) -> None:
+    manager.add(name='web')
+    manager.add(name='web')
+    answer = api('GET', '/v1/containers/web')
+    assert answer.status_code == 409
+    assert answer.json['errors'][0]['code'] == 'container.container-name-not-unique'
+
+
+def test_policy_file_is_heeded(api: Api, manager: FakeManager, conf: Any, tmp_path: Any) -> None:
+    (tmp_path / 'policy.yaml').write_text('"container:stop": "!"\n')
+    conf.set_override('policy_file', str(tmp_path / 'policy.yaml'), 'oslo_policy')
+    from tests.api.conftest import authenticate
+    from zun_agent.api import app
+
+    manager.add(name='web')
+    strict = Api(app.build(conf, manager, authenticate))  # type: ignore[arg-type]
+    assert strict('POST', '/v1/containers/web/stop').status_code == 403
+    assert strict('POST', '/v1/containers/web/pause').status_code == 202
+
+
+# --- list
+
+
+def test_filters(api: Api, manager: FakeManager) -> None:
+    manager.add(name='a1', image='nginx', memory=64)
+    manager.add(name='b1', status=Status.STOPPED, task_state='container_starting')
+
+    def names(query: str) -> list[str]:
+        found = api('GET', f'/v1/containers?{query}').json['containers']
+        return [each['name'] for each in found]
+
+    assert names('') == ['a1', 'b1']
+    assert names('name=a1') == ['a1']
+    assert names('image=nginx&status=Running') == ['a1']
+    assert names('memory=64') == ['a1']
+    assert names('status=Stopped') == ['b1']
+    assert names('task_state=container_starting') == ['b1']
+    assert names('project_id=elsewhere') == []
+    assert names('name=&image=None&limit=None&marker=') == ['a1', 'b1']
+    assert names('sort_key=name&sort_dir=desc') == ['b1', 'a1']
+
+
+@pytest.mark.parametrize(
+    ('query', 'named'),
+    [
+        ('colour=red&size=1', 'Unknown parameters: colour, size'),
+        ('limit=0', 'limit'),
+        ('limit=-1', 'limit'),
+        ('limit=ten', 'limit'),
+        ('limit=٣', 'limit'),
+        ('sort_dir=up', 'sort_dir'),
+        ('sort_key=secret', 'secret'),
+        ('all_projects=perhaps', 'all_projects'),
+    ],
+)
+def test_bad_queries(api: Api, query: str, named: str) -> None:
+    answer = api('GET', f'/v1/containers?{query}')
+    assert answer.status_code == 400
+    assert named in title(answer)
+
+
+def test_pages(api: Api, manager: FakeManager) -> None:
+    for number in range(5):
+        manager.add(name=f'c{number}', status=Status.STOPPED)
+    manager.add(name='running')
+    seen: list[str] = []
+    url = '/v1/containers?limit=2&status=Stopped&all_projects=true&sort_key=name'
+    pages = 0
+    while url:
+        page = api('GET', url, token='admin').json
+        seen += [each['name'] for each in page['containers']]
+        url, pages = page['next'], pages + 1
+        if url:
+            assert url.startswith('http://localhost/v1/containers/?')
+            assert 'status=Stopped' in url
+            assert 'all_projects=true' in url
+    assert seen == ['c0', 'c1', 'c2', 'c3', 'c4']
+    assert pages == 3
+
+
+def test_the_longest_page(api: Api, manager: FakeManager, conf: Any) -> None:
+    conf.set_override('max_limit', 3, 'api')
+    for _ in range(5):
+        manager.add()
+    for query in ('', '?limit=100'):
+        page = api('GET', f'/v1/containers{query}').json
+        assert len(page['containers']) == 3
+        assert 'limit=3' in page['next']
+
+
+# --- change
+
+
+def test_update(api: Api, manager: FakeManager) -> None:
+    manager.add(name='web')
+    body = {'name': 'shop', 'cpu': '0.5', 'memory': 128, 'auto_heal': 'true'}
+    answer = api('PATCH', '/v1/containers/web', body)
+    assert (answer.status_code, answer.json['name']) == (200, 'shop')
+    assert manager.called('update')[0]['changes'] == {
+        'name': 'shop',
+        'cpu': 0.5,
+        'memory': 128,
+        'auto_heal': True,
+    }
+
+
+@pytest.mark.parametrize(
+    ('body', 'status', 'named'),
+    [
+        ({'name': 'x'}, 400, 'name'),
+        ({'image': 'nginx'}, 400, "'image' was unexpected"),
+        ({'cpu': 0}, 400, 'cpu'),
+        ({'memory': '1'}, 400, 'memory'),
+        ({}, 400, 'changes nothing'),
+        ([], 400, 'object'),
+    ],
+)
+def test_bad_updates(api: Api, manager: FakeManager, body: Any, status: int, named: str) -> None:
+    manager.add(name='web')
+    answer = api('PATCH', '/v1/containers/web', body)
+    assert answer.status_code == status
+    assert named in title(answer)
+    assert not manager.called('update')
+
+
+def test_rename_through_the_ages(api: Api, manager: FakeManager) -> None:
+    manager.add(name='c1')
+    old = api('POST', '/v1/containers/c1/rename?name=c2', version='1.13')
+    assert (old.status_code, old.json['name']) == (200, 'c2')
+    by_body = api('POST', '/v1/containers/c2/rename', {'name': 'c3'}, version='1.1')
+    assert by_body.json['name'] == 'c3'
+    assert api('POST', '/v1/containers/c3/rename?name=c4', version='1.14').status_code == 406
+    assert api('POST', '/v1/containers/c3/rename', version='1.13').status_code == 400
+    early = api('PATCH', '/v1/containers/c3', {'name': 'c4'}, version='1.13')
+    assert early.json['errors'][0]['code'] == 'container.invalid-param-in-version'
+    assert api('PATCH', '/v1/containers/c3', {'cpu': 1}, version='1.13').status_code == 200
+    assert api('PATCH', '/v1/containers/c3', {'name': 'c4'}, version='1.14').status_code == 200
+
+
+def test_resize_container(api: Api, manager: FakeManager) -> None:
+    manager.add(name='c1')
+    answer = api('POST', '/v1/containers/c1/resize_container', {'cpu': 2, 'memory': '64'})
+    assert (answer.status_code, answer.json['memory']) == (202, '64')
+    assert api('POST', '/v1/containers/c1/resize_container', {'name': 'b'}).status_code == 400
+
+
+# --- delete
+
+
+@pytest.mark.parametrize(
+    ('version', 'query', 'token', 'status', 'call'),
+    [
+        ('1.40', '', 'token', 204, (False, False, None)),
+        ('1.40', '?stop=True', 'token', 204, (False, True, None)),
+        ('1.12', '?stop=true&timeout=3', 'token', 204, (False, True, 3)),
+        ('1.11', '?stop=True', 'token', 400, None),
+        ('1.40', '?force=True', 'token', 403, None),
+        ('1.7', '?force=True', 'token', 403, None),
+        ('1.6', '?force=True', 'token', 204, (True, False, None)),
+        ('1.40', '?force=True', 'admin', 204, (True, False, None)),
+        ('1.40', '?force=False&stop=False', 'token', 204, (False, False, None)),
+        ('1.40', '?force=maybe', 'token', 400, None),
+        ('1.40', '?now=True', 'token', 400, None),
+    ],
+)
+def test_delete(
+    api: Api, manager: FakeManager, version: str, query: str, token: str, status: int, call: Any
+) -> None:
+    manager.add(name='c1', status=Status.STOPPED)
+    answer = api(
+        'DELETE',
+        f'/v1/containers//c1{query}',
+        token=token,
+        version=version,
+        content_type='application/octet-stream',
+    )
+    assert answer.status_code == status, answer.text
+    expected = [] if call is None else [dict(zip(('force', 'stop', 'timeout'), call, strict=True))]
+    assert manager.called('delete') == expected
+    if status == 204:
+        assert answer.data == b''
+        assert answer.headers['OpenStack-API-Version'] == f'container {version}'
+
+
+# --- networks
+
+
+def test_networks(api: Api, manager: FakeManager) -> None:
+    manager.add(name='c1')
+    url = '/v1/containers/c1/network_list'
+    assert api('GET', url, version='1.18').json == {
+        'networks': [
+            {
+                'net_id': NET,
+                'port_id': PORT,
+                'fixed_ips': [
+                    {'subnet_id': 'subnet4', 'version': 4, 'ip_address': '10.0.0.5'},
+                    {'subnet_id': 'subnet6', 'version': 6, 'ip_address': 'fd00::5'},
+                ],
+            }
+        ]
+    }
+    flat = api('GET', url, version='1.17').json['networks']
+    assert flat[1] == {
+        'net_id': NET,
+        'port_id': PORT,
+        'subnet_id': 'subnet6',
+        'version': 6,
+        'ip_address': 'fd00::5',
+    }
+    manager.add(name='c2', addresses={})
+    assert api('GET', '/v1/containers/c2/network_list').json == {'networks': []}
+
+
+# --- what was done to it
+
+
+def test_container_actions(api: Api, manager: FakeManager) -> None:
+    container = manager.add(name='c1')
+    answer = api('POST', '/v1/containers/c1/stop')
+    request_id = answer.headers['X-Openstack-Request-Id']
+    (action,) = api('GET', '/v1/containers/c1/container_actions/').json['containerActions']
+    assert action['action'] == 'stop'
+    assert action['container_uuid'] == container.uuid
+    assert action['request_id'] == request_id
+    assert action['message'] is None
+    assert action['finish_time']
+    url = f'/v1/containers/c1/container_actions/{request_id}'
+    assert 'finish_time' not in api('GET', url, version='1.32').json
+    (event,) = api('GET', url).json['events']
+    assert set(event) == {'event', 'start_time', 'finish_time', 'result'}
+    (event,) = api('GET', url, token='admin').json['events']
+    assert event['traceback'] == 'Tb'
+    unknown = api('GET', f'/v1/containers/c1/container_actions/req-{uuid.uuid4()}')
+    assert unknown.status_code == 404
