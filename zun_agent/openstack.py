@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging as python_logging
 import re
 import threading
 import time
@@ -143,7 +144,6 @@ class OpenStack:
                 service_type=service_type,
                 interface=self._conf.openstack.interface,
                 region_name=self._conf.openstack.region_name,
-                discover_versions=False,
                 skip_discovery=True,
             )
         except ksa.ClientException as error:
@@ -187,6 +187,11 @@ class Cache:
                 self._asking.pop(key, None)
             return answer
 
+    def drop(self, key: Hashable) -> None:
+        """Believe this answer no more."""
+        with self._lock:
+            self._answers.pop(key, None)
+
     def forget(self, project_id: str) -> None:
         """Believe nothing any more whose key's second part is this project."""
         with self._lock:
@@ -218,7 +223,9 @@ def translate(service: str, what: str, error: ksa.ClientException) -> errors.Age
         return errors.ServiceUnavailable(f'{service} cannot be reached.')
     status = error.http_status
     message = _message(error)
-    LOG.info('%s: %s was refused with %s: %s', service, what, status, message)
+    # Who looks for something by id and then by name expects not to find it.
+    level = python_logging.DEBUG if status == 404 else python_logging.INFO
+    LOG.log(level, '%s: %s was refused with %s: %s', service, what, status, message)
     if status == 401:
         return errors.ServiceUnavailable(f'{service} does not accept the token.')
     if status in (403, 413, 429):

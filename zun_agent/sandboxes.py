@@ -122,10 +122,15 @@ class Sandboxes:
         :raises errors.SandboxConflict: it is ambiguous, stopped, locked or being deleted
         :raises errors.SandboxNotUsable: it is a virtual machine
         """
-        server = self._cache.get(
-            ('server', context.project_id, ident), lambda: self._usable(context, ident)
-        )
-        self._check_local(server)
+        key = ('server', context.project_id, ident)
+        server = self._cache.get(key, lambda: self._usable(context, ident))
+        record = self._record(server.id)
+        if record is None and server.is_here:  # it was, some seconds ago
+            self._cache.drop(key)
+            server = self._cache.get(key, lambda: self._usable(context, ident))
+            record = self._record(server.id)
+        if record is not None:
+            _check_local(server, record)
         return server
 
     def limits(self, server: Server) -> contract.Limits:
@@ -300,7 +305,7 @@ class Sandboxes:
             raise errors.SandboxConflict(f'Sandbox {ident} takes no container: it is {state}.')
         if server.locked:
             raise errors.SandboxConflict(f'Sandbox {ident} takes no container: it is locked.')
-        return server
+        return dataclasses.replace(server, is_here=self._record(server.id) is not None)
 
     def _is_sandbox(self, context: typing.Any, server: Server) -> bool:
         """Tell a sandbox from a virtual machine.
@@ -320,18 +325,6 @@ class Sandboxes:
             image.get(f'trait:{self._conf.trait}') == 'required'
             or image.get('img_hv_type') == 'docker'
         )
-
-    def _check_local(self, server: Server) -> None:
-        """Refuse what this host knows better than Nova's answer of some seconds ago."""
-        record = self._record(server.id)
-        if record is None:
-            return
-        if record.project_id != server.project_id:
-            raise errors.SandboxNotFound(f'Sandbox {server.id} could not be found.')
-        if record.state in _NOT_READY:
-            raise errors.SandboxConflict(
-                f'Sandbox {server.name} takes no container: it {_NOT_READY[record.state]}.'
-            )
 
     def _record(self, server_id: str) -> contract.Sandbox | None:
         try:
@@ -373,6 +366,16 @@ def build_request(
     if others := {key: value for key, value in container.hints.items() if key not in OWN_HINTS}:
         body['os:scheduler_hints'] = others
     return Plan(body=body, microversion=version)
+
+
+def _check_local(server: Server, record: contract.Sandbox) -> None:
+    """Refuse what this host knows better than Nova's answer of some seconds ago."""
+    if record.project_id != server.project_id:
+        raise errors.SandboxNotFound(f'Sandbox {server.id} could not be found.')
+    if record.state in _NOT_READY:
+        raise errors.SandboxConflict(
+            f'Sandbox {server.name} takes no container: it {_NOT_READY[record.state]}.'
+        )
 
 
 def _limits(server: Server) -> contract.Limits:

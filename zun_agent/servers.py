@@ -20,6 +20,7 @@ class Server:
 
     :ivar host: on which it is, in nova-compute's words; None where the asker may not know
     :ivar fault: why it is in status ERROR
+    :ivar is_here: this host had its sandbox when Nova was asked
     """
 
     id: str
@@ -33,6 +34,7 @@ class Server:
     metadata: dict[str, str]
     host: str | None = None
     fault: str | None = None
+    is_here: bool = False
 
 
 def find(nova: Client, project_id: str, ident: str) -> Server:
