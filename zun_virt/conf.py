@@ -50,6 +50,14 @@ OPTIONS = [
         help='Seconds to wait while the agent starts a container in a sandbox that is to be '
         'changed.',
     ),
+    cfg.IntOpt(
+        'vif_replug_timeout',
+        default=10,
+        min=0,
+        help='Seconds to wait, when a sandbox is started again, for Neutron to call a port active '
+        'that it has called so all the time. The Open vSwitch agent does within some seconds; 0 '
+        'is for a back end that does not.',
+    ),
     cfg.StrOpt(
         'cgroup_root',
         default='/sys/fs/cgroup',

@@ -9,6 +9,7 @@ from typing import Any
 
 import nova.conf
 from nova import exception
+from nova.compute import vm_states
 from oslo_log import log as logging
 
 from zun_virt import lifecycle, network
@@ -53,12 +54,11 @@ class Connector:
         made: lifecycle.Made,
         steps: Steps | None = None,
         *,
-        await_neutron: bool = False,
+        fresh: bool = False,
     ) -> None:
         """Give a sandbox its network, and tell the agent when it works.
 
-        :param await_neutron: whether to wait for the ports that Neutron does not yet
-            call active
+        :param fresh: whether its interfaces are made anew, for which Neutron is awaited
         :raises nova.exception.VirtualInterfacePlugException: a port cannot be plugged
         :raises nova.exception.VirtualInterfaceCreateException: Neutron did not follow
         """
@@ -73,41 +73,53 @@ class Connector:
         )
         if not made.pid:
             return
-        with self._neutrons_event(instance, vifs if await_neutron else []):
-            self._network.plug(instance, vifs, made.pid)
+        again = instance.vm_state != vm_states.BUILDING
+        with self._neutron(instance, vifs if fresh else [], again=again):
+            self._network.plug(instance, vifs, made.pid, fresh=fresh)
             steps.done('plug')
         steps.done('event')
         self._sandboxes.ready(instance.uuid, addresses)
         steps.done('ready')
 
     @contextlib.contextmanager
-    def _neutrons_event(self, instance: Any, vifs: list[Any]) -> Iterator[None]:
-        """Wait, after the plugging within, until Neutron calls the ports active."""
-        awaited = [
-            ('network-vif-plugged', vif['id'])
-            for vif in vifs
-            if vif.get('active', True) is False and CONF.vif_plugging_timeout
-        ]
+    def _neutron(self, instance: Any, vifs: list[Any], *, again: bool) -> Iterator[None]:
+        """Wait, after the plugging within, until Neutron has wired the ports.
+
+        :param again: whether they were plugged before: Neutron may then still call them
+            active, and call them so anew when it has seen the new interface
+        """
+        down = [vif for vif in vifs if vif.get('active', True) is False]
+        stale = [vif for vif in vifs if again and vif not in down]
+        with (
+            self._event(instance, stale, CONF.zun_virt.vif_replug_timeout, fatal=False),
+            self._event(
+                instance, down, CONF.vif_plugging_timeout, fatal=CONF.vif_plugging_is_fatal
+            ),
+        ):
+            yield
+
+    @contextlib.contextmanager
+    def _event(
+        self, instance: Any, vifs: list[Any], timeout: int, *, fatal: bool
+    ) -> Iterator[None]:
+        if not timeout:
+            vifs = []
+
+        def failed(event_name: str, instance: Any) -> None:
+            LOG.error('Neutron reports the failure of %s', event_name, instance=instance)
+            if fatal:
+                raise exception.VirtualInterfaceCreateException()
+
+        awaited = [('network-vif-plugged', vif['id']) for vif in vifs]
         try:
             with self._virtapi.wait_for_instance_event(
-                instance,
-                awaited,
-                timeout=CONF.vif_plugging_timeout,
-                error_callback=_neutron_failed,
+                instance, awaited, timeout=timeout, error_callback=failed
             ):
                 yield
         except exception.InstanceEventTimeout:
+            ports = ', '.join(vif['id'] for vif in vifs)
             LOG.warning(
-                'Neutron did not call ports %s active in %s s',
-                ', '.join(port for _, port in awaited),
-                CONF.vif_plugging_timeout,
-                instance=instance,
+                'No word from Neutron of ports %s in %s s', ports, timeout, instance=instance
             )
-            if CONF.vif_plugging_is_fatal:
+            if fatal:
                 raise exception.VirtualInterfaceCreateException() from None
-
-
-def _neutron_failed(event_name: str, instance: Any) -> None:
-    LOG.error('Neutron reports the failure of %s', event_name, instance=instance)
-    if CONF.vif_plugging_is_fatal:
-        raise exception.VirtualInterfaceCreateException()

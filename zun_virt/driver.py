@@ -156,7 +156,7 @@ class ZunDriver(Inspection, Refusals, driver.ComputeDriver):
             steps.done('sandbox')
             plugged.extend(network_info or ())
             steps.done('allocation')
-            self._connector.connect(instance, plugged, made, steps, await_neutron=True)
+            self._connector.connect(instance, plugged, made, steps, fresh=True)
             undo.pop_all()
         LOG.debug('Spawned in %s', steps, instance=instance)
 
@@ -211,14 +211,15 @@ class ZunDriver(Inspection, Refusals, driver.ComputeDriver):
     def plug_vifs(self, instance: Any, network_info: Any) -> None:
         """Make sure of a sandbox's interfaces; one that does not run gets them at its start.
 
-        :raises nova.exception.VirtualInterfacePlugException: they cannot be made; nothing
-            else may leave here, since nova-compute would not start
+        :raises nova.exception.VirtualInterfacePlugException: they cannot be made
         """
         try:
             made = self._sandboxes.running(instance.uuid)
             if made is not None:
                 self._connector.connect(instance, list(network_info), made)
-        except (HostError, sandbox.SandboxError, OSError) as error:
+        except exception.VirtualInterfacePlugException:
+            raise
+        except Exception as error:  # nova-compute would not start
             raise exception.VirtualInterfacePlugException(str(error)) from error
 
     def unplug_vifs(self, instance: Any, network_info: Any) -> None:
@@ -336,6 +337,7 @@ class ZunDriver(Inspection, Refusals, driver.ComputeDriver):
         steps = Steps()
         vifs = list(network_info or ())
         made = self._sandboxes.running(instance.uuid)
+        fresh = made is None
         with contextlib.ExitStack() as undo:
             if made is None:
                 undo.callback(self._stop_again, instance, vifs)
@@ -348,7 +350,7 @@ class ZunDriver(Inspection, Refusals, driver.ComputeDriver):
                 if made is None:
                     made = self._remake(context, instance, record, limits)
                 steps.done('sandbox')
-            self._connector.connect(instance, vifs, made, steps, await_neutron=True)
+            self._connector.connect(instance, vifs, made, steps, fresh=fresh)
             undo.pop_all()
         LOG.debug('Started in %s', steps, instance=instance)
 

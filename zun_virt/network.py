@@ -161,12 +161,15 @@ class Network:
         """Load os-vif's plugins, if nobody has yet."""
         os_vif.initialize()
 
-    def plug(self, instance: typing.Any, network_info: typing.Any, pid: int) -> None:
+    def plug(
+        self, instance: typing.Any, network_info: typing.Any, pid: int, *, fresh: bool
+    ) -> None:
         """Bring a sandbox's network namespace to what Neutron says.
 
         What is there and right stays untouched, so that this may be done at any time.
 
         :param pid: of the pause container's process
+        :param fresh: whether nothing has been plugged since the last `unplug`
         :raises nova.exception.VirtualInterfacePlugException: it cannot be
         """
         vifs = list(network_info)
@@ -174,8 +177,12 @@ class Network:
             port = _osvif(vif)
             LOG.debug('Plugging port %s', interface.port_id, instance=instance)
             try:
+                owner = os_vif_util.nova_to_osvif_instance(instance)
+                if not fresh and not privsep.device_exists(interface.device):
+                    # Open vSwitch in userspace would go on using the device that has gone.
+                    os_vif.unplug(port, owner)
                 privsep.plug(pid, interface.device, interface.request())
-                os_vif.plug(port, os_vif_util.nova_to_osvif_instance(instance))
+                os_vif.plug(port, owner)
                 if isinstance(port, os_vif.objects.vif.VIFBridge):
                     privsep.enslave(interface.device, port.bridge_name)
             except _FAILURES as error:

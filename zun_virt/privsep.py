@@ -85,7 +85,7 @@ def plug(pid: int, device: str, interface: dict[str, typing.Any]) -> str:
     with _namespace(pid) as descriptor:
         links = _run_inside(descriptor, _links)
         name = links.get(interface['mac'])
-        if name is None or not _exists(device):
+        if name is None or not device_exists(device):
             name = next(f'eth{n}' for n in range(1024) if f'eth{n}' not in links.values())
             _make_pair(descriptor, device, name, interface)
         _run_inside(descriptor, lambda: _configure(name, interface))
@@ -190,7 +190,8 @@ def systemd(method: str, signature: str, body: Sequence[typing.Any], seconds: fl
         raise PrivilegedError(f'{name}: {" ".join(map(str, reply.body))}')
 
 
-def _exists(device: str) -> bool:
+def device_exists(device: str) -> bool:
+    """Return whether this host has a network device of that name; takes no privilege."""
     return pathlib.Path('/sys/class/net', device).exists()
 
 

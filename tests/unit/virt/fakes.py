@@ -1,0 +1,580 @@
+"""What is outside of the driver, in memory: a Docker Engine, a kernel, a switch, Glance.
+
+The engine stands behind the interface of docker.APIClient, the kernel behind the functions
+of zun_virt.privsep, the switch behind os_vif.  They keep state, and they know each other:
+where a pause process ends, its namespace's devices go, and so do its joined containers.
+"""
+
+import collections
+import contextlib
+import datetime
+import hashlib
+import io
+import itertools
+import json
+import pathlib
+import queue
+import shutil
+import tarfile
+import threading
+import uuid
+from unittest import mock
+
+import docker.errors
+import os_vif
+import os_vif.exception
+import requests
+
+from zun_virt import privsep, sandbox
+
+NEVER = '0001-01-01T00:00:00Z'
+CONTROLLERS = ('blkio', 'cpu,cpuacct', 'cpuset', 'memory', 'pids')
+
+
+def api_error(code, text):
+    """Return what the library raises for an engine's answer."""
+    response = requests.Response()
+    response.status_code = code
+    response.url = 'http+docker://localhost/x'
+    kinds = {404: docker.errors.NotFound}
+    return kinds.get(code, docker.errors.APIError)(text, response=response, explanation=text)
+
+
+def now():
+    return datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%dT%H:%M:%S.%f') + '123Z'
+
+
+class Stream:
+    """The engine's events for one who listens."""
+
+    def __init__(self, filters):
+        self.filters = filters or {}
+        self.queue = queue.Queue()
+
+    def __iter__(self):
+        return iter(self.queue.get, None)
+
+    def close(self):
+        self.queue.put(None)
+
+
+class FakeDocker:
+    """An engine, behind the methods of docker.APIClient that the driver calls."""
+
+    api_version = '1.41'
+
+    def __init__(self, data_root='/', memory_mb=8192, cpus=8, on_end=None):
+        self.containers_ = {}
+        self.images = {'kubernetes/pause': 'sha256:pause'}
+        self.data_root, self.memory_mb, self.cpus = data_root, memory_mb, cpus
+        self.cgroup_driver, self.cgroup_version = 'cgroupfs', '1'
+        self.lock = threading.RLock()
+        self.streams = []
+        self.calls = []
+        self.outputs = {}
+        self.down = False
+        self.stubborn = set()
+        self.in_registry = {'kubernetes/pause'}
+        self._failures = collections.defaultdict(list)
+        self._pids = itertools.count(1000)
+        self._on_end = on_end or (lambda pid: None)
+
+    # What a test does
+
+    def fail(self, call, error):
+        """Let the next call of this name raise the error."""
+        self._failures[call].append(error)
+
+    def kill(self, name):
+        """Let a container's process die of SIGKILL."""
+        with self.lock:
+            self._end(self._find(name), 137)
+
+    def disconnect(self):
+        """End all streams of events, as an engine does that is restarted."""
+        streams, self.streams = self.streams, []
+        for stream in streams:
+            stream.close()
+
+    def named(self, name):
+        """Return a container's data, or None."""
+        for container in self.containers_.values():
+            if name in (container['Id'], container['Name'].lstrip('/')):
+                return container
+        return None
+
+    # What the driver calls
+
+    def info(self):
+        self._call('info')
+        return {
+            'ServerVersion': '20.10.24+dfsg1',
+            'NCPU': self.cpus,
+            'MemTotal': self.memory_mb << 20,
+            'DockerRootDir': self.data_root,
+            'Architecture': 'x86_64',
+            'CgroupDriver': self.cgroup_driver,
+            'CgroupVersion': self.cgroup_version,
+            'Driver': 'overlay2',
+            'LiveRestoreEnabled': True,
+            'SwapLimit': True,
+        }
+
+    def close(self):
+        pass
+
+    def containers(self, all=False, filters=None):
+        self._call('containers')
+        with self.lock:
+            return [
+                {
+                    'Id': container['Id'],
+                    'Names': [container['Name']],
+                    'State': container['State']['Status'],
+                    'Labels': dict(container['Config']['Labels']),
+                }
+                for container in self.containers_.values()
+                if (all or container['State']['Pid'])
+                and _matches(container, (filters or {}).get('label', []))
+            ]
+
+    def inspect_container(self, name):
+        self._call('inspect_container', name)
+        with self.lock:
+            container = self._find(name)
+            return {**container, 'State': dict(container['State'])}
+
+    def create_container_from_config(self, config, name=None):
+        self._call('create', name)
+        with self.lock:
+            if self.named(name):
+                raise api_error(409, f'Conflict. The container name "/{name}" is already in use')
+            if config['Image'] not in {*self.images, *self.images.values()}:
+                raise api_error(404, f'No such image: {config["Image"]}')
+            ident = uuid.uuid4().hex * 2
+            self.containers_[ident] = {
+                'Id': ident,
+                'Name': f'/{name}',
+                'Config': {'Labels': {}, **config},
+                'HostConfig': config.get('HostConfig', {}),
+                'State': {
+                    'Status': 'created',
+                    'Pid': 0,
+                    'ExitCode': 0,
+                    'StartedAt': NEVER,
+                    'FinishedAt': NEVER,
+                },
+            }
+        return {'Id': ident, 'Warnings': []}
+
+    def start(self, name):
+        self._call('start', name)
+        with self.lock:
+            container = self._find(name)
+            state = container['State']
+            if state['Status'] == 'paused':
+                raise api_error(409, 'cannot start a paused container, try unpause instead')
+            if state['Status'] == 'running':
+                return
+            for joined in self._joined(container):
+                if not joined['State']['Pid']:
+                    raise api_error(409, 'cannot join network of a non running container')
+            state.update(Status='running', Pid=next(self._pids), StartedAt=now(), ExitCode=0)
+            self._emit('start', container)
+
+    def stop(self, name, timeout=10):
+        self._call('stop', name, timeout)
+        with self.lock:
+            container = self._find(name)
+            if not container['State']['Pid']:
+                return
+            if any(member['State']['Status'] == 'paused' for member in self._dependants(container)):
+                # After 15 s, with cgroup v1.
+                raise api_error(500, 'tried to kill container, but did not receive an exit event')
+            self._end(container, 137 if container['Id'] in self.stubborn or not timeout else 0)
+
+    def pause(self, name):
+        self._call('pause', name)
+        with self.lock:
+            container = self._find(name)
+            if container['State']['Status'] != 'running':
+                raise api_error(409, f'Container {name} is not running or already paused')
+            container['State']['Status'] = 'paused'
+            self._emit('pause', container)
+
+    def unpause(self, name):
+        self._call('unpause', name)
+        with self.lock:
+            container = self._find(name)
+            if container['State']['Status'] != 'paused':
+                raise api_error(500, f'Container {name} is not paused')
+            container['State']['Status'] = 'running'
+            self._emit('unpause', container)
+
+    def remove_container(self, name, v=False, force=False):
+        self._call('remove', name)
+        with self.lock:
+            container = self._find(name)
+            if container['State']['Pid'] and not force:
+                raise api_error(409, 'You cannot remove a running container')
+            if container['State']['Pid']:
+                self._end(container, 137)
+            del self.containers_[container['Id']]
+
+    def logs(self, name, tail='all', timestamps=False):
+        self._call('logs', name)
+        return self.outputs.get(self._find(name)['Id'], b'')
+
+    def inspect_image(self, name):
+        self._call('inspect_image', name)
+        found = {**self.images, f'{name}:latest': self.images.get(name)}
+        if not found.get(name):
+            raise api_error(404, f'No such image: {name}')
+        return {'Id': found[name]}
+
+    def pull(self, repository, tag=None, stream=False, decode=False):
+        self._call('pull', repository)
+        if repository not in self.in_registry:
+            # The engine answers 200 and tells of it in the stream.
+            return iter([{'status': 'Pulling'}, {'error': f'manifest for {repository} not found'}])
+        self.images[repository] = self.images[f'{repository}:{tag}'] = 'sha256:pulled'
+        return iter([{'status': 'Pulling'}, {'status': 'Downloaded newer image'}])
+
+    def load_image(self, archive):
+        self._call('load')
+        try:
+            with tarfile.open(fileobj=archive) as tar:
+                manifest = json.load(tar.extractfile('manifest.json'))
+                config = tar.extractfile(manifest[0]['Config']).read()
+        except (tarfile.TarError, KeyError) as error:
+            return iter([{'error': str(error), 'errorDetail': {'message': str(error)}}])
+        for tag in manifest[0]['RepoTags']:
+            self.images[tag] = f'sha256:{hashlib.sha256(config).hexdigest()}'
+        return iter([{'stream': 'Loaded image'}])
+
+    def events(self, filters=None, decode=False):
+        self._call('events')
+        stream = Stream(filters)
+        with self.lock:
+            self.streams.append(stream)
+        return stream
+
+    def _call(self, name, *args):
+        self.calls.append((name, *args))
+        if self.down:
+            raise requests.exceptions.ConnectionError('connection refused')
+        if self._failures[name]:
+            raise self._failures[name].pop(0)
+
+    def _find(self, name):
+        container = self.named(name)
+        if container is None:
+            raise api_error(404, f'No such container: {name}')
+        return container
+
+    def _joined(self, container):
+        """Return the containers whose namespaces this one shares."""
+        modes = {container['HostConfig'].get(f'{kind}Mode', '') for kind in ('Network', 'Pid')}
+        names = {mode.partition(':')[2] for mode in modes if mode.startswith('container:')}
+        return [self._find(name) for name in names]
+
+    def _dependants(self, container):
+        """Return it and, for a pause container, all that live in its sandbox."""
+        labels = container['Config']['Labels']
+        if labels.get(sandbox.LABEL_ROLE) != sandbox.ROLE_PAUSE:
+            return [container]
+        return [
+            other
+            for other in self.containers_.values()
+            if other['Config']['Labels'].get(sandbox.LABEL_SANDBOX) == labels[sandbox.LABEL_SANDBOX]
+            and other['State']['Pid']
+        ]
+
+    def _end(self, container, code):
+        for other in self._dependants(container):
+            state = other['State']
+            pid = state['Pid']
+            state.update(
+                Status='exited',
+                Pid=0,
+                FinishedAt=now(),
+                ExitCode=code if other is container else 137,
+            )
+            self._on_end(pid)
+            self._emit('die', other)
+
+    def _emit(self, action, container):
+        for stream in self.streams:
+            if _matches(container, stream.filters.get('label', [])) and action in (
+                stream.filters.get('event', [action])
+            ):
+                attributes = {**container['Config']['Labels'], 'name': container['Name'][1:]}
+                stream.queue.put(
+                    {
+                        'Action': action,
+                        'Type': 'container',
+                        'Actor': {'ID': container['Id'], 'Attributes': attributes},
+                    }
+                )
+
+
+def _matches(container, wanted):
+    labels = container['Config']['Labels']
+    pairs = [entry.partition('=') for entry in wanted]
+    return all(
+        name in labels and (not equals or labels[name] == value) for name, equals, value in pairs
+    )
+
+
+class FakeKernel:
+    """The kernel, behind the functions of `zun_virt.privsep`.
+
+    Cgroups are directories and files below `cgroups`; devices are by name.
+    """
+
+    def __init__(self, cgroups):
+        self.cgroups = pathlib.Path(cgroups)
+        for controller in CONTROLLERS:
+            (self.cgroups / controller).mkdir(parents=True)
+        for name, content in (('cpus', '0-7'), ('mems', '0')):
+            (self.cgroups / 'cpuset' / f'cpuset.{name}').write_text(f'{content}\n')
+        self.devices = {}
+        self.bridged = {}
+        self.systemd_calls = []
+        self.dead = set()
+        self._failures = collections.defaultdict(list)
+
+    def fail(self, call, error):
+        """Let the next call of this name raise the error."""
+        self._failures[call].append(error)
+
+    def end_process(self, pid):
+        """Take away what the process's namespace held."""
+        self.dead.add(pid)
+        for device in [name for name, entry in self.devices.items() if entry['pid'] == pid]:
+            del self.devices[device]
+
+    def setting(self, parent, file):
+        """Return the content of one of a cgroup's control files, None when it has none."""
+        found = list(self.cgroups.glob(f'*/{parent.lstrip("/")}/{file}'))
+        return found[0].read_text() if found else None
+
+    def plug(self, pid, device, interface):
+        self._call('plug')
+        if pid in self.dead or not pid:
+            raise privsep.PrivilegedError(f'process {pid} has ended')
+        present = self.devices.get(device)
+        if present is None or present['pid'] != pid or present['mac'] != interface['mac']:
+            names = {e['name'] for e in self.devices.values() if e['pid'] == pid}
+            name = next(f'eth{n}' for n in range(9) if f'eth{n}' not in names)
+            present = self.devices[device] = {'pid': pid, 'name': name, 'made': uuid.uuid4()}
+        present.update(interface)
+        return present['name']
+
+    def unplug(self, device):
+        self._call('unplug')
+        self.devices.pop(device, None)
+
+    def device_exists(self, device):
+        return device in self.devices
+
+    def enslave(self, device, bridge):
+        self._call('enslave')
+        self.bridged[device] = bridge
+
+    def counters(self, pid):
+        self._call('counters')
+        kinds = ('bytes', 'packets', 'errors', 'dropped')
+        return {
+            entry['mac']: {f'{way}_{kind}': 7 for way in ('rx', 'tx') for kind in kinds}
+            for entry in self.devices.values()
+            if entry['pid'] == pid
+        }
+
+    def make_cgroup(self, directories, settings):
+        self._call('make_cgroup')
+        for directory in directories:
+            pathlib.Path(directory).mkdir(exist_ok=True)
+        for path, value, _optional in settings:
+            pathlib.Path(path).write_text(value)
+
+    def remove_cgroup(self, directories, seconds):
+        self._call('remove_cgroup')
+        for directory in directories:
+            shutil.rmtree(directory)
+        return []
+
+    def systemd(self, method, signature, body, seconds):
+        self._call('systemd')
+        self.systemd_calls.append((method, signature, body))
+
+    def _call(self, name):
+        if self._failures[name]:
+            raise self._failures[name].pop(0)
+
+
+class FakeSwitch:
+    """Open vSwitch with Neutron's integration bridge, behind os_vif."""
+
+    def __init__(self, kernel):
+        self.ports = {}
+        self.stale = set()
+        self._kernel = kernel
+        self._failures = []
+
+    def fail(self, error):
+        """Let the next plugging fail."""
+        self._failures.append(error)
+
+    def plug(self, vif, instance):
+        if self._failures:
+            raise os_vif.exception.PlugException(vif=vif, err=self._failures.pop(0))
+        device = self._kernel.devices.get(vif.vif_name)
+        if vif.vif_name in self.ports and self.ports[vif.vif_name]['made'] != device['made']:
+            # In userspace it goes on reading from the device that has gone.
+            self.stale.add(vif.vif_name)
+            return
+        self.ports[vif.vif_name] = {
+            'iface-id': vif.id,
+            'vm-uuid': instance.uuid,
+            'made': device['made'] if device else None,
+        }
+
+    def unplug(self, vif, instance):
+        if self._failures:
+            raise os_vif.exception.UnplugException(vif=vif, err=self._failures.pop(0))
+        self.ports.pop(vif.vif_name, None)
+        self.stale.discard(vif.vif_name)
+        if not hasattr(vif, 'bridge_name') or not vif.vif_name.startswith('qvb'):
+            self._kernel.devices.pop(vif.vif_name, None)
+
+
+class FakeGlance:
+    """nova's image API, as far as it downloads."""
+
+    def __init__(self):
+        self.data = {}
+        self.downloads = []
+
+    def download(self, context, image_id, data=None, dest_path=None, trusted_certs=None):
+        self.downloads.append(image_id)
+        pathlib.Path(dest_path).write_bytes(self.data[image_id])
+
+
+class FakeMachine:
+    """A whole host: all of the above, and the state directory."""
+
+    def __init__(self, directory):
+        self.root = pathlib.Path(directory)
+        self.kernel = FakeKernel(self.root / 'cgroup')
+        self.docker = FakeDocker(data_root=str(self.root), on_end=self.kernel.end_process)
+        self.switch = FakeSwitch(self.kernel)
+        self.glance = FakeGlance()
+        self.store = sandbox.SandboxStore(self.root / 'state')
+
+    @contextlib.contextmanager
+    def installed(self):
+        """Lead the driver here."""
+        with contextlib.ExitStack() as stack:
+
+            def replace(target, name, value):
+                stack.enter_context(mock.patch.object(target, name, value))
+
+            replace(docker, 'APIClient', lambda **_options: self.docker)
+            replace(os_vif, 'plug', self.switch.plug)
+            replace(os_vif, 'unplug', self.switch.unplug)
+            for name in (
+                'plug',
+                'unplug',
+                'device_exists',
+                'enslave',
+                'counters',
+                'make_cgroup',
+                'remove_cgroup',
+                'systemd',
+            ):
+                replace(privsep, name, getattr(self.kernel, name))
+            yield self
+
+    def add_container(self, instance_id, **config):
+        """Run a container in a sandbox, as the agent does, and return its API id."""
+        container_id = str(uuid.uuid4())
+        pause = sandbox.sandbox_name(instance_id)
+        name = sandbox.container_name(container_id)
+        self.docker.create_container_from_config(
+            {
+                'Image': 'kubernetes/pause',
+                'Labels': {
+                    sandbox.LABEL_SANDBOX: instance_id,
+                    sandbox.LABEL_ROLE: sandbox.ROLE_CONTAINER,
+                    sandbox.LABEL_CONTAINER: container_id,
+                },
+                'HostConfig': {
+                    'NetworkMode': f'container:{pause}',
+                    'PidMode': f'container:{pause}',
+                },
+                **config,
+            },
+            name,
+        )
+        self.docker.start(name)
+        return container_id
+
+    def leftovers(self):
+        """Return all that there is of sandboxes on the host."""
+        found = {
+            'containers': [
+                container['Name']
+                for container in self.docker.containers_.values()
+                if sandbox.LABEL_SANDBOX in container['Config']['Labels']
+            ],
+            'devices': list(self.kernel.devices),
+            'ports': list(self.switch.ports),
+            'directories': list(self.store.ids()),
+            'locks': [path.name for path in self.root.glob('state/locks/*')],
+            'downloads': [path.name for path in self.root.glob('state/zun-image-*')],
+            'cgroups': [str(path) for path in self.kernel.cgroups.glob('*/zun/*') if path.is_dir()],
+        }
+        return {kind: entries for kind, entries in found.items() if entries}
+
+
+def archive(config=None, layers=(b'layer',), tags=('evil:latest',), manifest=None, extra=()):
+    """Return an image archive as ``docker save`` writes it.
+
+    :param config: replaces the image's configuration, as a dict or as bytes
+    :param manifest: replaces what manifest.json holds
+    :param extra: further members, as tarfile.TarInfo
+    """
+    if config is None:
+        config = image_config(layers)
+    document = config if isinstance(config, bytes) else json.dumps(config).encode()
+    names = [f'{number}/layer.tar' for number in range(len(layers))]
+    if manifest is None:
+        manifest = [{'Config': 'abc.json', 'RepoTags': list(tags), 'Layers': names}]
+    output = io.BytesIO()
+    with tarfile.open(fileobj=output, mode='w') as tar:
+        members = dict(zip(names, layers, strict=True)) | {
+            'abc.json': document,
+            'manifest.json': json.dumps(manifest).encode(),
+        }
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        for info in extra:
+            tar.addfile(info)
+    return output.getvalue()
+
+
+def image_config(layers=(b'layer',), **changes):
+    """Return an image's configuration."""
+    return {
+        'architecture': 'amd64',
+        'os': 'linux',
+        'config': {'Entrypoint': ['/pause'], 'Env': ['A=b'], 'Volumes': {'/data': {}}, 'User': '7'},
+        'rootfs': {
+            'type': 'layers',
+            'diff_ids': [f'sha256:{hashlib.sha256(layer).hexdigest()}' for layer in layers],
+        },
+        **changes,
+    }
