@@ -105,6 +105,10 @@ class Manager:
             )
         return found
 
+    def wake(self, container: Container) -> None:
+        """Have the reconciler look at a container that another agent took in."""
+        self._wake(container.uuid)
+
     # Asking Docker
 
     def logs(

@@ -104,7 +104,8 @@ def serve() -> Iterator[Callable[[Any], str]]:
     servers = []
 
     def start(application: Any) -> str:
-        server = wsgi.Server(('127.0.0.1', 0), application, numthreads=4)
+        server = wsgi.Server(('127.0.0.1', 0), application, numthreads=4, shutdown_timeout=0.1)
+        server.expiration_interval = 0.05
         server.prepare()
         thread = threading.Thread(target=server.serve)
         thread.start()

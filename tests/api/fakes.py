@@ -283,6 +283,9 @@ class FakeManager:
                 return action
         raise errors.ActionNotFound(f'Action {request_id} could not be found.')
 
+    def wake(self, container: models.Container) -> None:
+        self._called('wake', uuid=container.uuid)
+
     def services(self) -> list[models.Service]:
         self._called('services')
         return self.known_services

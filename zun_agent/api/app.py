@@ -28,14 +28,20 @@ LOG = log.getLogger(__name__)
 
 
 def build(
-    conf: cfg.ConfigOpts, manager: Manager, authenticate: Wrap | None = None
+    conf: cfg.ConfigOpts,
+    manager: Manager,
+    authenticate: Wrap | None = None,
+    *,
+    reconciles: bool = True,
 ) -> WSGIApplication:
     """Return the whole service.
 
     :param conf: with the agent's options registered
     :param authenticate: stands for keystonemiddleware in tests
+    :param reconciles: whether this process carries out what it accepts for its host
     """
-    services = Services(conf, manager, policies.Policy(conf), relay.Relay(conf, manager))
+    here = relay.Relay(conf, manager, conf.host if reconciles else None)
+    services = Services(conf, manager, policies.Policy(conf), here)
     application: WSGIApplication = Application(services)
     # From the inside out. A request passes, in this order: its id; the proxy's headers,
     # which change its URL; its path put right, so that the rest knows what it is about;

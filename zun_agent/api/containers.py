@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 
 from zun_agent import errors, models
-from zun_agent.api import paging, spec, views
+from zun_agent.api import paging, relay, spec, views
 from zun_agent.api.request import Json, Request, Response, answer
 from zun_agent.api.schemas import boolean, containers, count
 from zun_agent.api.versions import Version
@@ -46,6 +46,8 @@ _GROUPED_NETWORKS = Version(1, 18)
 def create(request: Request) -> Response:
     """``POST /containers``"""
     request.authorize('container:create')
+    if not request.context.project_id:
+        raise errors.Forbidden('The token is not scoped to a project.')
     containers.CREATE_QUERY.validate(request.query)
     body = request.body
     _check_version(request, body)
@@ -60,6 +62,7 @@ def create(request: Request) -> Response:
     )
     run = boolean(request.query.get('run'))
     made = request.services.manager.create(request.context, wanted, run=run)
+    request.services.relay.nudge(request, made)
     response = answer(_view(request, made), 202)
     response.headers['Location'] = f'{request.base_url}/v1/containers/{made.uuid}'
     return response
@@ -140,6 +143,8 @@ def show(request: Request, ident: str) -> Response:
     containers.SHOW.validate(request.query)
     all_projects = _all_projects(request, 'container:get_one_all_projects')
     found = request.container(ident, 'container:get_one', all_projects=all_projects)
+    if relay.is_relayed(request.environ):
+        request.services.manager.wake(found)
     return answer(_view(request, found))
 
 

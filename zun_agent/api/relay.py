@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import typing
+import urllib.parse
 from collections.abc import Mapping
 
 import requests
@@ -26,7 +27,9 @@ LOG = log.getLogger(__name__)
 RELAYED = 'X-Zun-Relayed-From'
 """Header of a relayed request: the URL under which the client asked. It goes one hop only."""
 
-CONNECT_TIMEOUT = 5.0
+_CONNECT_TIMEOUT = 5.0
+_NUDGE_TIMEOUT = 2.0
+"""Seconds."""
 
 _KEEPALIVE = [
     *connection.HTTPConnection.default_socket_options,
@@ -45,6 +48,11 @@ def original_url(environ: Mapping[str, typing.Any]) -> str | None:
     return environ.get('HTTP_' + RELAYED.upper().replace('-', '_'))
 
 
+def is_relayed(environ: Mapping[str, typing.Any]) -> bool:
+    """Tell whether an agent sent the request on."""
+    return original_url(environ) is not None
+
+
 class _Adapter(requests.adapters.HTTPAdapter):
     def init_poolmanager(self, *args: typing.Any, **kwargs: typing.Any) -> None:
         super().init_poolmanager(*args, socket_options=_KEEPALIVE, **kwargs)
@@ -53,10 +61,14 @@ class _Adapter(requests.adapters.HTTPAdapter):
 class Relay:
     """Hands requests to the agents of other hosts, with the user's own token."""
 
-    def __init__(self, conf: cfg.ConfigOpts, manager: Manager) -> None:
-        """Find the agents in the manager's services."""
+    def __init__(self, conf: cfg.ConfigOpts, manager: Manager, host: str | None) -> None:
+        """Find the agents in the manager's services.
+
+        :param host: the one whose reconciler runs in this process; None where none does
+        """
         self._conf = conf
         self._manager = manager
+        self._host = host
         self._session = requests.Session()
         self._session.trust_env = False  # agents are reached without a proxy
         for scheme in ('http://', 'https://'):
@@ -74,7 +86,7 @@ class Relay:
         if service is None:
             raise self._down(container)
         try:
-            return self._send(request, service)
+            return self._forward(request, service)
         except requests.RequestException as error:
             raise self._down(container) from error
 
@@ -93,7 +105,7 @@ class Relay:
         if service is None:
             return None
         try:
-            return self._send(request, service)
+            return self._forward(request, service)
         except requests.ConnectTimeout:
             return None
         except requests.ConnectionError as error:
@@ -103,8 +115,26 @@ class Relay:
         except requests.RequestException as error:
             raise self._down(container) from error
 
+    def nudge(self, request: Request, container: Container) -> None:
+        """Let the container's host know of it, which would find it in the store by and by."""
+        if self._is_here(request, container):
+            return
+        service = self._service(container)
+        if service is None:
+            return
+        path = f'/v1/containers/{container.uuid}'
+        try:
+            self._send(request, service, 'GET', path, read_timeout=_NUDGE_TIMEOUT)
+        except requests.RequestException as error:
+            LOG.info(
+                'host %s could not be told of container %s and finds it in its next full pass: %s',
+                container.host,
+                container.uuid,
+                error,
+            )
+
     def _is_here(self, request: Request, container: Container) -> bool:
-        return container.host in (None, self._conf.host) or RELAYED in request.headers
+        return container.host in (None, self._host) or is_relayed(request.environ)
 
     def _service(self, container: Container) -> Service | None:
         """Return the container's agent if it is up."""
@@ -113,27 +143,50 @@ class Relay:
                 return service
         return None
 
-    def _send(self, request: Request, service: Service) -> wrappers.Response:
-        # The path as this agent understands it, which the other one does as well.
-        url = service.endpoint.rstrip('/').removesuffix('/v1') + request.path
-        headers = {name: request.headers[name] for name in _PASSED if name in request.headers}
-        headers[RELAYED] = request.base_url
-        headers['X-Openstack-Request-Id'] = request.request_id
-        patient = request.path.endswith('/execute')
-        LOG.debug('%s %s is relayed to host %s', request.method, request.path, service.host)
-        reply = self._session.request(
+    def _forward(self, request: Request, service: Service) -> wrappers.Response:
+        reply = self._send(
+            request,
+            service,
             request.method,
-            url,
+            request.path,
+            # A user's command may take as long as it takes.
+            read_timeout=None if request.path.endswith('/execute') else self._conf.docker.timeout,
             params=request.args.to_dict(),
             data=request.get_data(),
-            headers=headers,
-            timeout=(CONNECT_TIMEOUT, None if patient else self._conf.docker.timeout),
-            allow_redirects=False,
         )
         return wrappers.Response(
             reply.content,
             status=reply.status_code,
             content_type=reply.headers.get('Content-Type', 'application/json'),
+        )
+
+    def _send(
+        self,
+        request: Request,
+        service: Service,
+        method: str,
+        path: str,
+        *,
+        read_timeout: float | None,
+        **more: typing.Any,
+    ) -> requests.Response:
+        """Send one request on, with the user's token.
+
+        :param read_timeout: seconds
+        :raises requests.RequestException: there is no answer
+        """
+        url = service.endpoint.rstrip('/').removesuffix('/v1') + urllib.parse.quote(path)
+        headers = {name: request.headers[name] for name in _PASSED if name in request.headers}
+        headers[RELAYED] = request.base_url
+        headers['X-Openstack-Request-Id'] = request.request_id
+        LOG.debug('%s %s is relayed to host %s', method, path, service.host)
+        return self._session.request(
+            method,
+            url,
+            headers=headers,
+            timeout=(_CONNECT_TIMEOUT, read_timeout),
+            allow_redirects=False,
+            **more,
         )
 
     def _down(self, container: Container) -> errors.ContainerHostNotUp:
