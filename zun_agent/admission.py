@@ -14,6 +14,9 @@ from zun_agent.sandboxes import Sandboxes
 from zun_agent.store import Store
 from zun_virt.sandbox import Limits
 
+if typing.TYPE_CHECKING:
+    from zun_agent.images import Images
+
 LOG = logging.getLogger(__name__)
 
 _FIELDS = (
@@ -30,9 +33,12 @@ _OF_THE_SANDBOX = ('nets', 'security_groups', 'availability_zone', 'host', 'host
 class Admission:
     """Makes the record of a new container, and has Nova make its sandbox."""
 
-    def __init__(self, conf: typing.Any, store: Store, sandboxes: Sandboxes) -> None:
+    def __init__(
+        self, conf: typing.Any, store: Store, sandboxes: Sandboxes, images: Images
+    ) -> None:
         """Store containers in `store`, and have their sandboxes made by `sandboxes`."""
         self._conf = conf.container
+        self._images = images
         self._store = store
         self._sandboxes = sandboxes
 
@@ -50,12 +56,14 @@ class Admission:
         return self._joined(context, container, action, hint, spec)
 
     def _record(self, context: typing.Any, spec: dict[str, typing.Any], *, run: bool) -> Container:
+        driver = spec.get('image_driver') or self._conf.image_drivers[0]
         return Container(
             **{name: spec[name] for name in _FIELDS if spec.get(name) is not None},
             uuid=str(uuid.uuid4()),
             project_id=context.project_id,
             user_id=context.user_id,
-            image_driver=spec.get('image_driver') or self._conf.image_drivers[0],
+            image_driver=driver,
+            image_ref=self._images.resolve(context, driver, spec['image']),
             image_pull_policy=spec.get('image_pull_policy') or self._conf.default_image_pull_policy,
             restart_policy=spec.get('restart_policy') or {},
             status=Status.CREATING,

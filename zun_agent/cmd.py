@@ -47,15 +47,13 @@ class Agent:
         self.runtime = Runtime(conf.docker.url, conf.docker.timeout, conf.docker.pull_timeout)
         cloud = OpenStack(conf)
         self.sandboxes = Sandboxes(conf, self.sandbox_store, cloud)
+        drivers = images.load(conf, self.runtime, cloud)
         self.reconciler = Reconciler(
-            conf,
-            self.store,
-            self.runtime,
-            self.sandboxes,
-            images.load(conf, self.runtime, cloud),
-            self.sandbox_store,
+            conf, self.store, self.runtime, self.sandboxes, drivers, self.sandbox_store
         )
-        self.manager = Manager(conf, self.store, self.runtime, self.sandboxes, self.reconciler.wake)
+        self.manager = Manager(
+            conf, self.store, self.runtime, self.sandboxes, drivers, self.reconciler.wake
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

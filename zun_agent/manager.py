@@ -19,6 +19,7 @@ from zun_agent.sandboxes import Sandboxes
 from zun_agent.store import Store
 
 if typing.TYPE_CHECKING:
+    from zun_agent.images import Images
     from zun_agent.runtime import Runtime
 
 LOG = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Manager:
         store: Store,
         runtime: Runtime,
         sandboxes: Sandboxes,
+        images: Images,
         wake: Callable[[str], None] = lambda uuid: None,
     ) -> None:
         """Put the parts together.
@@ -45,7 +47,7 @@ class Manager:
         self._runtime = runtime
         self._sandboxes = sandboxes
         self._wake = wake
-        self._admission = admission.Admission(conf, store, sandboxes)
+        self._admission = admission.Admission(conf, store, sandboxes, images)
 
     # Reading
 

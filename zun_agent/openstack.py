@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging as python_logging
 import re
 import threading
 import time
 import typing
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 
 import requests
 import urllib3.exceptions
@@ -29,6 +30,10 @@ NAMES = {'compute': 'Nova', 'network': 'Neutron', 'image': 'Glance'}
 
 # Endpoints in catalogs name a version or leave it out.
 _VERSIONS = {'compute': 'v2.1', 'network': 'v2.0', 'image': 'v2'}
+
+
+CHUNK = 1 << 20
+"""Bytes of a download that are taken at one time."""
 
 
 class Unanswered(errors.ServiceUnavailable):
@@ -59,20 +64,37 @@ class Client:
         """Send a DELETE."""
         self._request('DELETE', path, **kwargs)
 
+    def download(self, path: str) -> Iterator[bytes]:
+        """Return the content of a file, in pieces, as it comes in.
+
+        :raises Unanswered: it broke off, while the pieces are taken
+        """
+        answer = self._send('GET', path, stream=True, headers={'Accept': '*/*'})
+        with contextlib.closing(answer):
+            try:
+                yield from answer.iter_content(CHUNK)
+            except requests.RequestException as error:
+                raise Unanswered(f'{self._name} broke off a download.') from error
+
     def _request(self, method: str, path: str, **kwargs: typing.Any) -> Json:
+        answer = self._send(method, path, **kwargs)
+        try:
+            found: Json = answer.json() if answer.content else {}
+        except ValueError as error:
+            raise Unanswered(f'{self._name} answered with what is not JSON.') from error
+        return found
+
+    def _send(self, method: str, path: str, **kwargs: typing.Any) -> requests.Response:
         try:
             # A redirect would repeat a POST elsewhere, or send the token there.
             answer = self._http.request(
                 path, method, timeout=self._timeout, redirect=False, raise_exc=True, **kwargs
             )
-            if answer.status_code >= 300:
-                raise Unanswered(f'{self._name} answered with a redirect ({answer.status_code}).')
-            found: Json = answer.json() if answer.content else {}
         except ksa.ClientException as error:
             raise translate(self._name, f'{method} {path}', error) from error
-        except ValueError as error:
-            raise Unanswered(f'{self._name} answered with what is not JSON.') from error
-        return found
+        if answer.status_code >= 300:
+            raise Unanswered(f'{self._name} answered with a redirect ({answer.status_code}).')
+        return typing.cast(requests.Response, answer)
 
 
 class OpenStack:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import typing
 
-from zun_agent import cmd, conf, manager, openstack, runtime, sandboxes, store
+from zun_agent import cmd, conf, images, manager, openstack, runtime, sandboxes, store
 from zun_agent.api import app
 from zun_virt.sandbox import SandboxStore
 
@@ -24,13 +24,14 @@ def front_end() -> WSGIApplication:
     options = cmd.configure(['--config-file', named] if named else [])
     records = store.Store(conf.connection(options))
     records.migrate()
-    nova = sandboxes.Sandboxes(
-        options, SandboxStore(options.state_path), openstack.OpenStack(options)
-    )
+    cloud = openstack.OpenStack(options)
+    nova = sandboxes.Sandboxes(options, SandboxStore(options.state_path), cloud)
     docker = runtime.Runtime(
         options.docker.url, options.docker.timeout, options.docker.pull_timeout
     )
-    return app.build(options, manager.Manager(options, records, docker, nova), reconciles=False)
+    drivers = images.load(options, docker, cloud)
+    made = manager.Manager(options, records, docker, nova, drivers)
+    return app.build(options, made, reconciles=False)
 
 
 def __getattr__(name: str) -> typing.Any:
