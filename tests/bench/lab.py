@@ -1,0 +1,177 @@
+"""The cloud of ``tools/allinone`` as the benchmarks use it: one tenant, and what it makes."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import functools
+import threading
+import typing
+from collections.abc import Callable, Iterator
+
+import requests
+
+from tests.bench import raw
+from tests.cloud import cloud, host, settings
+from tests.cloud.waiting import wait_until
+from zun_virt import sandbox
+
+POLL = 0.005
+"""Seconds between two looks at something whose time is measured."""
+
+FLAVOR, IMAGE = cloud.SMALL, cloud.SANDBOX_IMAGE
+
+_QUOTA = {'instances': 100, 'cores': 200, 'ram': -1}
+
+Result = typing.TypeVar('Result')
+
+
+class Lab:
+    """A tenant of the cloud, without a quota in the way; all it makes goes with the stack."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        """Make nothing yet: not every benchmark needs everything."""
+        self._stack = stack
+        self._threads = threading.local()
+        self._sandboxes: list[sandbox.Sandbox] = []
+        self._round: cloud.Workspace | None = None
+
+    @functools.cached_property
+    def engine(self) -> raw.Engine:
+        """Docker itself."""
+        return self._stack.enter_context(raw.engine())
+
+    @functools.cached_property
+    def space(self) -> cloud.Workspace:
+        """What the tenant makes for all benchmarks."""
+        demo, admin = cloud.User('demo'), cloud.User('admin')
+        self._raise_quota(admin, demo.project_id)
+        return self._stack.enter_context(cloud.workspace(demo, admin))
+
+    def _raise_quota(self, admin: cloud.User, project: str) -> None:
+        path = f'/os-quota-sets/{project}'
+        known = admin.compute.get(path).json()['quota_set']
+        before = {'quota_set': {name: known[name] for name in _QUOTA}}
+        self._stack.callback(admin.compute.put, path, json=before)
+        admin.compute.put(path, json={'quota_set': _QUOTA})
+
+    @contextlib.contextmanager
+    def round(self) -> Iterator[None]:
+        """Remove what is made within: containers, Docker's own among them, and servers."""
+        with cloud.workspace(self.space.user, self.space.admin) as self._round:
+            try:
+                yield
+            finally:
+                self.engine.remove()
+        self._round = None
+
+    @property
+    def _makes(self) -> cloud.Workspace:
+        return self._round or self.space
+
+    @functools.cached_property
+    def _token(self) -> str:
+        return str(self.space.user.sdk.session.get_token())
+
+    @functools.cached_property
+    def network(self) -> str:
+        """The tenant's network."""
+        return cloud.network_id(self.space.user, 'private')
+
+    @functools.cache  # noqa: B019 - one lab lives as long as the process
+    def id_of(self, kind: typing.Literal['flavor', 'image'], name: str) -> str:
+        """Return the id of a flavor or an image."""
+        user = self.space.user
+        find = user.compute.find_flavor if kind == 'flavor' else user.image.find_image
+        return str(find(name, ignore_missing=False).id)
+
+    def request(
+        self, service: str, method: str, path: str, body: object = None, **query: str
+    ) -> typing.Any:
+        """Ask the API of `AGENT` or `NOVA`; returns its answer.
+
+        The clients' own libraries would take more time than what is measured.
+        """
+        http: requests.Session | None = getattr(self._threads, 'http', None)
+        if http is None:
+            http = self._threads.http = requests.Session()
+            http.trust_env = False
+            http.headers['X-Auth-Token'] = self._token
+            http.headers['OpenStack-API-Version'] = 'container 1.40'
+        url = settings.load().endpoint(service) + path
+        answer = http.request(method, url, json=body, params=query, timeout=120)
+        assert answer.ok, f'{method} {path}: {answer.status_code} {answer.text}'
+        return answer.json()
+
+    def post_container(self, **body: typing.Any) -> str:
+        """Ask for a container that runs; returns its id."""
+        body = {'image': raw.IMAGE, 'command': raw.COMMAND, **body}
+        made = self.request('AGENT', 'POST', '/v1/containers', body, run='true')
+        return self._makes.adopt(str(made['uuid']))
+
+    def post_with_sandbox(self) -> str:
+        """Ask for a container that gets a new sandbox; returns its id."""
+        return self.post_container(hints={'flavor': FLAVOR})
+
+    def post_server(self, flavor: str = FLAVOR, image: str = IMAGE) -> str:
+        """Ask for a server, a sandbox unless said otherwise; returns its id."""
+        spec = {
+            'name': 'bench',
+            'flavorRef': self.id_of('flavor', flavor),
+            'imageRef': self.id_of('image', image),
+            'networks': [{'uuid': self.network}],
+        }
+        made = self.request('NOVA', 'POST', '/v2.1/servers', {'server': spec})
+        return self._makes.adopt_server(str(made['server']['id']))
+
+    def containers(self) -> dict[str, typing.Any]:
+        """Return the tenant's containers by their ids.
+
+        :raises AssertionError: one of them is in Error
+        """
+        found = self.request('AGENT', 'GET', '/v1/containers')['containers']
+        for one in found:
+            assert one['status'] != 'Error', f'{one["uuid"]}: {one["status_reason"]}'
+        return {one['uuid']: one for one in found}
+
+    def until_running(self, container: str) -> None:
+        """Wait until the API calls a container Running, looking often."""
+
+        def running() -> bool:
+            shown = self.request('AGENT', 'GET', f'/v1/containers/{container}')
+            assert shown['status'] != 'Error', f'{container}: {shown["status_reason"]}'
+            return bool(shown['status'] == 'Running')
+
+        wait_until(f'{container} Running', running, timeout=cloud.START, interval=POLL)
+
+    def until_all_running(self, containers: list[str], timeout: float = cloud.START) -> None:
+        """Wait until all of them are Running, by one listing after another."""
+
+        def running() -> bool:
+            shown = self.containers()
+            return all(shown[one]['status'] == 'Running' for one in containers)
+
+        wait_until('all containers Running', running, timeout=timeout, interval=0.02)
+
+    def sandboxes(self, count: int) -> list[sandbox.Sandbox]:
+        """Return the records of so many sandboxes that are ready, made for all benchmarks."""
+        missing = count - len(self._sandboxes)
+        # They outlive the round in which they are first wanted.
+        current, self._round = self._round, None
+        servers = [self.post_server() for _ in range(missing)]
+        self._round = current
+        for server in servers:
+            self.space.until_server(server, 'ACTIVE')
+            record = host.sandboxes().read(server)
+            assert record is not None and record.pause, f'sandbox {server} is not on this host'
+            self._sandboxes.append(record)
+        return self._sandboxes[:count]
+
+
+def at_once(count: int, act: Callable[[int], Result], threads: int = 0) -> list[Result]:
+    """Do it so many times in as many threads, with the number of each; returns the results.
+
+    :param threads: if fewer
+    """
+    with concurrent.futures.ThreadPoolExecutor(threads or count) as pool:
+        return list(pool.map(act, range(count)))

@@ -1,0 +1,76 @@
+"""Docker by its own library, without anything of ours: what we are compared with."""
+
+from __future__ import annotations
+
+import contextlib
+import typing
+import uuid
+from collections.abc import Iterator
+
+import docker
+
+from zun_virt import sandbox
+
+IMAGE = 'alpine'
+COMMAND = ['sleep', '3600']
+LABEL = 'org.openstack.zun.bench'
+
+
+class Engine:
+    """Makes containers, and removes them when it is closed."""
+
+    def __init__(self) -> None:
+        self.api = docker.APIClient(version='auto', timeout=60, max_pool_size=32)
+        self._made: list[str] = []
+
+    def run(self, image: str, **settings: typing.Any) -> str:
+        """Create and start a container; returns its id."""
+        labels = {LABEL: '1'}
+        config = self.api.create_host_config(**settings.pop('host', {}))
+        made: str = self.api.create_container(
+            image,
+            name=f'bench-{uuid.uuid4()}',
+            host_config=config,
+            labels=labels,
+            **settings,
+        )['Id']
+        self._made.append(made)
+        self.api.start(made)
+        return made
+
+    def pause(self, image: str) -> str:
+        """Run the process of a sandbox without any network."""
+        return self.run(image, host={'network_mode': 'none'})
+
+    def joined(self, record: sandbox.Sandbox) -> str:
+        """Run a container that joins a sandbox as the agent's do."""
+        assert record.pause
+        other = f'container:{record.pause.id}'
+        return self.run(
+            IMAGE,
+            command=COMMAND,
+            host={
+                'network_mode': other,
+                'ipc_mode': other,
+                'pid_mode': other,
+                'volumes_from': [record.pause.id],
+                'cgroup_parent': record.cgroup_parent,
+            },
+        )
+
+    def remove(self) -> None:
+        """Remove what was made so far."""
+        while self._made:
+            with contextlib.suppress(docker.errors.NotFound):
+                self.api.remove_container(self._made.pop(), force=True, v=True)
+
+
+@contextlib.contextmanager
+def engine() -> Iterator[Engine]:
+    """Give an engine, and leave no container of it."""
+    made = Engine()
+    try:
+        yield made
+    finally:
+        made.remove()
+        made.api.close()

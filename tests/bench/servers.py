@@ -1,0 +1,228 @@
+"""(f), (g) Sandboxes from Nova and containers in new ones, against servers of its fake driver."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+import typing
+from collections.abc import Callable, Iterator
+
+import pymysql
+
+from tests.bench.lab import POLL, Lab, at_once
+from tests.bench.measure import Row, alternate, median
+from tests.cloud import host, settings
+from tests.cloud.waiting import wait_until
+from zun_virt import sandbox
+
+ADDED_TARGET = 150  # ms
+READY_TARGET = 150  # ms
+MANY = 20
+POST_TARGET = 1.2
+_SERVER_SECONDS = 90.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """When a server got how far, in ms after it was asked for.
+
+    :ivar allocated: Nova knew its port
+    :ivar plugged: its driver began to plug the port; None for the fake one, which never does
+    """
+
+    allocated: float
+    active: float
+    plugged: float | None = None
+
+
+class Watch:
+    """Sees in Nova's database how far servers are: its API would need the machine for itself."""
+
+    def __init__(self, connection: typing.Any) -> None:
+        self._connection = connection
+
+    def follow(self, begin: float, server: str) -> Progress:
+        """Wait until a server is active.
+
+        :param begin: when it was asked for, in seconds since 1970
+        """
+        allocated = self._when(server, lambda port, state: port)
+        active = self._when(server, lambda port, state: state == 'active')
+        return Progress((allocated - begin) * 1000, (active - begin) * 1000)
+
+    def _when(self, server: str, arrived: Callable[[bool, str], bool]) -> float:
+        def look() -> float:
+            port, state = self._look(server)
+            assert state != 'error', f'server {server} is in ERROR\n{host.describe([server])}'
+            return time.time() if arrived(port, state) else 0.0
+
+        return wait_until(f'server {server}', look, timeout=_SERVER_SECONDS, interval=POLL)
+
+    def _look(self, server: str) -> tuple[bool, str]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(
+                "select i.vm_state, coalesce(c.network_info, '[]') from nova.instances i "
+                'left join nova.instance_info_caches c on c.instance_uuid = i.uuid '
+                'where i.uuid = %s',
+                (server,),
+            )
+            row = cursor.fetchone()
+        return (row[1] != '[]', row[0]) if row else (False, '')
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[Watch]:
+    """Give a watch with a connection of its own."""
+    conf = settings.load()
+    connection = pymysql.connect(
+        host=conf['IP'],
+        port=int(conf['DB_PORT']),
+        user='allinone',
+        password=conf['PASSWORD'],
+        autocommit=True,
+    )
+    with contextlib.closing(connection):
+        yield Watch(connection)
+
+
+def create(rows: list[Row], lab: Lab, *, n: int = 8) -> None:
+    """(f) Servers of both kinds, and containers with a sandbox of their own."""
+    settings.allinone('vm-host', 'up')
+    sandboxes: list[Progress] = []
+    fakes: list[Progress] = []
+    waits: list[float] = []
+    with contextlib.ExitStack() as stack:
+        stack.callback(settings.allinone, 'vm-host', 'down')
+        eye = stack.enter_context(watch())
+
+        def real() -> float:
+            with lab.round():
+                begin = time.time()
+                server = lab.post_server()
+                seen = eye.follow(begin, server)
+                hosts = host.sandboxes().directory(server) / 'hosts'
+                plugged = (hosts.stat().st_mtime - begin) * 1000
+                sandboxes.append(dataclasses.replace(seen, plugged=plugged))
+            return seen.active
+
+        def fake() -> float:
+            with lab.round():
+                begin = time.time()
+                fakes.append(eye.follow(begin, lab.post_server('m1.nano', 'plain')))
+            return fakes[-1].active
+
+        def container() -> float:
+            with lab.round():
+                begin = time.time()
+                made = lab.post_with_sandbox()
+                ready = _until_ready(made)
+                lab.until_running(made)
+                end = time.time()
+            waits.append((end - ready) * 1000)
+            return (end - begin) * 1000
+
+        actives, fake_actives, runnings = alternate(n, real, fake, container)
+    rows += [
+        Row(
+            key='f',
+            what='server create to ACTIVE; of the fake driver',
+            unit='ms',
+            ours=median(actives),
+            raw=median(fake_actives),
+            n=n,
+        ),
+        _added(sandboxes[-n:], fakes[-n:]),
+        Row(
+            key='f',
+            what='POST without a sandbox to Running',
+            unit='ms',
+            ours=median(runnings),
+            n=n,
+        ),
+        Row(
+            key='f',
+            what='from the sandbox ready to Running',
+            unit='ms',
+            ours=median(waits[-n:]),
+            target=f'<= {READY_TARGET} ms',
+            met=median(waits[-n:]) <= READY_TARGET,
+            n=n,
+        ),
+    ]
+
+
+def _added(sandboxes: list[Progress], fakes: list[Progress]) -> Row:
+    """Compare the moments at which the port can be plugged."""
+    plugged = median([one.plugged or 0 for one in sandboxes])
+    allocated = median([one.allocated for one in fakes])
+    return Row(
+        key='f',
+        what='create to the plug; to the port known, fake driver',
+        unit='ms',
+        ours=plugged,
+        raw=allocated,
+        target=f'<= +{ADDED_TARGET} ms',
+        met=plugged - allocated <= ADDED_TARGET,
+        n=len(sandboxes),
+        note=f'adds {plugged - allocated:.0f} ms',
+    )
+
+
+def _until_ready(server: str) -> float:
+    """Wait until the driver calls a sandbox ready; returns when it did, seconds since 1970."""
+    store = host.sandboxes()
+
+    def ready() -> float:
+        record = store.read(server)
+        if record is None or record.state is not sandbox.State.READY:
+            return 0.0
+        return (store.directory(server) / 'sandbox.json').stat().st_mtime
+
+    return wait_until(f'sandbox {server} ready', ready, timeout=_SERVER_SECONDS, interval=POLL)
+
+
+def many(rows: list[Row], lab: Lab, *, n: int = 2) -> None:
+    """(g) Many containers at once, each with a sandbox of its own: what their POSTs cost."""
+    running: list[float] = []
+
+    def containers() -> float:
+        with lab.round():
+            begin = time.perf_counter()
+            made, taken = _posts(lab.post_with_sandbox)
+            lab.until_all_running(made, _SERVER_SECONDS)
+            running.append(time.perf_counter() - begin)
+        return taken
+
+    def servers() -> float:
+        with lab.round():
+            made, taken = _posts(lab.post_server)
+            for server in made:
+                lab.space.until_server(server, 'ACTIVE')
+        return taken
+
+    ours, bare = alternate(n, containers, servers, warm_up=0)
+    rows.append(
+        Row(
+            key='g',
+            what=f"{MANY} POSTs with new sandboxes at once, summed; Nova's own",
+            unit='ms',
+            ours=median(ours),
+            raw=median(bare),
+            target=f'<= {POST_TARGET} x',
+            met=median(ours) <= POST_TARGET * median(bare),
+            n=n,
+            note=f'all Running after {median(running):.1f} s, no failure',
+        )
+    )
+
+
+def _posts(post: Callable[[], str]) -> tuple[list[str], float]:
+    """Send many at once; returns the ids of what was made and the sum of durations in ms."""
+
+    def one(_: int) -> tuple[str, float]:
+        begin = time.perf_counter()
+        return post(), (time.perf_counter() - begin) * 1000
+
+    results = at_once(MANY, one)
+    return [made for made, _ in results], sum(taken for _, taken in results)
