@@ -282,14 +282,14 @@ def test_what_administrators_may(api: Api, manager: FakeManager) -> None:
 @pytest.mark.parametrize(
     ('field', 'value', 'since'),
     [
-        ('auto_remove', False, 3),
-        ('runtime', None, 5),
+        ('auto_remove', True, 3),
+        ('runtime', 'runc', 5),
         ('hostname', 'web', 9),
-        ('mounts', [], 11),
-        ('privileged', False, 21),
-        ('healthcheck', {}, 22),
-        ('exposed_ports', {}, 24),
-        ('registry', '', 31),
+        ('mounts', [{'source': 'vol', 'destination': '/data'}], 11),
+        ('privileged', True, 21),
+        ('healthcheck', {'cmd': 'true'}, 22),
+        ('exposed_ports', {'80/tcp': {}}, 24),
+        ('registry', 'mine', 31),
     ],
 )
 def test_members_that_came_later(api: Api, field: str, value: Any, since: int) -> None:
@@ -297,7 +297,9 @@ def test_members_that_came_later(api: Api, field: str, value: Any, since: int) -
     assert before.status_code == 400
     assert before.json['errors'][0]['code'] == 'container.invalid-param-in-version'
     assert f'microversion 1.{since}' in title(before)
-    assert post(api, {field: value}, version=f'1.{since}').status_code == 202
+    after = post(api, {field: value}, version=f'1.{since}')
+    assert 'microversion' not in after.text
+    assert post(api, {field: None}, version='1.1').status_code == 202
 
 
 @pytest.mark.parametrize('version', ['1.1', '1.12', '1.18', '1.19'])

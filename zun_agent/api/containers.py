@@ -73,14 +73,16 @@ def _asks_for(value: typing.Any) -> bool:
 
 
 def _check_version(request: Request, body: typing.Any) -> None:
-    """Refuse members that came with a later microversion.
+    """Refuse members that came with a later microversion, where they ask for something.
+
+    The ``zun`` command writes ``"auto_remove": false`` at any version.
 
     :raises InvalidParamInVersion: naming the member and its version
     """
     if not isinstance(body, dict):
         return  # the schema says what is wrong
     for field, since in containers.FIELDS_SINCE.items():
-        if field in body and request.version < since:
+        if request.version < since and _asks_for(body.get(field)):
             raise errors.InvalidParamInVersion(
                 f"Field '{field}' needs microversion {since} or later; "
                 f'the request was made with {request.version}.'
