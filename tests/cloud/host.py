@@ -7,6 +7,7 @@ import glob
 import json
 import os
 import pathlib
+import re
 import subprocess
 import time
 import typing
@@ -61,7 +62,7 @@ def query(statement: str, *arguments: object) -> list[tuple[typing.Any, ...]]:
     )
     try:
         with connection.cursor() as cursor:
-            cursor.execute(statement, arguments)
+            cursor.execute(statement, arguments or None)
             return list(cursor.fetchall())
     finally:
         connection.close()
@@ -176,14 +177,27 @@ def switch_ports() -> set[str]:
 
 
 def mounts() -> set[str]:
-    """Return the mount points of the host, without Docker's namespaces, which it sweeps later."""
+    """Return the mount points of the host below the directory of allinone."""
     lines = pathlib.Path('/proc/self/mounts').read_text().splitlines()
-    points = {line.split()[1] for line in lines}
-    return {point for point in points if '/docker/netns/' not in point}
+    below = f'{settings.load()["ALLINONE_DIR"]}/'
+    return {line.split()[1] for line in lines if line.split()[1].startswith(below)}
 
 
 def _below(directory: pathlib.Path) -> set[str]:
     return {str(path) for path in directory.iterdir()} if directory.is_dir() else set()
+
+
+def _of_servers(names: Iterable[str]) -> set[str]:
+    """Return the names that hold the id of a server, past or present.
+
+    What others do with the same Docker and the same control groups is none of our business.
+    """
+    digits = {row[0].replace('-', '') for row in query('select uuid from nova.instances')}
+    return {name for name in names if _ids(name) & digits}
+
+
+def _ids(name: str) -> set[str]:
+    return set(re.findall('[0-9a-f]{32}', name.replace('-', '')))
 
 
 def look() -> dict[str, set[str]]:
@@ -191,12 +205,16 @@ def look() -> dict[str, set[str]]:
     label = {'label': contract.LABEL_SANDBOX}
     found = engine().containers.list(all=True, filters=label, ignore_removed=True)
     state_path = settings.load().state_path
+    ours = _of_servers(one.labels[contract.LABEL_SANDBOX] for one in found)
     seen = {
-        'Docker containers': {f'{one.name} ({one.status})' for one in found},
-        'Docker volumes': {volume.name for volume in engine().volumes.list()},
+        'Docker containers': {
+            f'{one.name} ({one.status})'
+            for one in found
+            if one.labels[contract.LABEL_SANDBOX] in ours
+        },
         'network devices': links(),
         'ports of the switch': switch_ports(),
-        'control groups': control_groups(),
+        'control groups': _of_servers(control_groups()),
         'mounts': mounts(),
         'sandbox directories': _below(state_path / 'sandboxes'),
         'locks': _below(state_path / 'locks'),
@@ -222,7 +240,8 @@ def tail(path: pathlib.Path, lines: int = 15, since: int = 0) -> str:
     with path.open('rb') as stream:
         stream.seek(max(since, path.stat().st_size - 100_000))
         text = stream.read().decode(errors='replace')
-    return '\n'.join(text.splitlines()[-lines:])
+    told = [line[:300] for line in text.splitlines() if 'neutronclient is deprecated' not in line]
+    return '\n'.join(told[-lines:])
 
 
 def describe(sandbox_ids: Iterable[str] = ()) -> str:

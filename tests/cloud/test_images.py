@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import pathlib
+import random
 import tarfile
 from collections.abc import Iterator
 
@@ -158,7 +158,7 @@ def _hostile_archives() -> dict[str, bytes]:
         return stream.getvalue()
 
     return {
-        'random bytes': pathlib.Path('/dev/urandom').open('rb').read(4096),
+        'random bytes': random.Random(1).randbytes(4096),
         'no images in it': archive(manifest_json=b'[]'),
         'config outside of it': archive(
             manifest_json=b'[{"Config":"../../../etc/passwd","RepoTags":null,"Layers":[]}]'

@@ -25,11 +25,13 @@ def _ping(user: User, container_id: str, target: str, *options: str) -> bool:
     return user.execute(container_id, f'ping {" ".join(options)} -c 2 -W 2 {target}')[1] == 0
 
 
-class TestInOneSandbox:
-    @pytest.fixture(scope='class')
-    def web(self, shared: Workspace, sandbox: str) -> str:
-        return shared.running('nginx', sandbox=sandbox)
+@pytest.fixture(scope='module')
+def web(shared: Workspace, sandbox: str) -> str:
+    """A web server in the shared sandbox."""
+    return shared.running('nginx', sandbox=sandbox)
 
+
+class TestInOneSandbox:
     def test_localhost(self, space: Workspace, sandbox: str, web: str) -> None:
         one = space.running(sandbox=sandbox)
         wait_until('nginx', lambda: _fetch(space.user, one, 'http://127.0.0.1/'), timeout=10)

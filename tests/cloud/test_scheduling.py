@@ -29,29 +29,43 @@ def _image(user: User, name: str, **properties: str) -> str:
     return str(made.id)
 
 
-def test_a_machine_finds_no_host_where_there_are_sandboxes_only(space: Workspace) -> None:
+@pytest.fixture
+def sandboxes_only(admin: User) -> Iterator[None]:
+    """Take the host of virtual machines out of service, if there is one."""
+    other = settings.load()['VM_HOST']
+    found = list(admin.compute.services(binary='nova-compute', host=other))
+    for service in found:
+        admin.compute.disable_service(service)
+    yield
+    for service in found:
+        admin.compute.enable_service(service)
+
+
+def test_a_machine_finds_no_host_where_there_are_sandboxes_only(
+    space: Workspace, sandboxes_only: None
+) -> None:
     server = space.server(flavor=VM_FLAVOR, image=PLAIN_IMAGE, networks='none', wait=False)
     space.until_server(server, 'ERROR')
     assert 'No valid host' in str(space.user.compute.get_server(server).fault)
 
 
-class TestWithAHostOfVirtualMachines:
-    @pytest.fixture(scope='class', autouse=True)
-    def vm_host(self, module_leaves_nothing: None, admin: User) -> Iterator[str]:
-        settings.allinone('vm-host', 'up')
-        name = settings.load()['VM_HOST']
-        wait_until(
-            f'{name} up',
-            lambda: [
-                service
-                for service in admin.compute.services(binary='nova-compute', host=name)
-                if service.state == 'up'
-            ],
-            timeout=60,
-        )
-        yield name
-        settings.allinone('vm-host', 'down')
+@pytest.fixture(scope='class')
+def vm_host(module_leaves_nothing: None, admin: User) -> Iterator[str]:
+    """A second compute host, of virtual machines: its name."""
+    settings.allinone('vm-host', 'up')
+    name = settings.load()['VM_HOST']
 
+    def up() -> bool:
+        services = admin.compute.services(binary='nova-compute', host=name)
+        return [service.state for service in services] == ['up']
+
+    wait_until(f'{name} up', up, timeout=60)
+    yield name
+    settings.allinone('vm-host', 'down')
+
+
+@pytest.mark.usefixtures('vm_host')
+class TestWithAHostOfVirtualMachines:
     def test_a_machine_lands_on_it(self, space: Workspace, vm_host: str) -> None:
         for _ in range(2):
             server = space.server(flavor=VM_FLAVOR, image=PLAIN_IMAGE, networks='none')
