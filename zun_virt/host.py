@@ -280,6 +280,16 @@ class Host:
             return None
         return found
 
+    def image_like(self, pattern: str) -> str | None:
+        """Return the id of the newest image whose name matches, None when none does.
+
+        :param pattern: a name in which ``*`` stands for anything
+        """
+        with _translated(f'Looking for images {pattern}'):
+            found = self._client.images(filters={'reference': pattern})
+        newest: str | None = max(found, key=lambda image: image['Created'])['Id'] if found else None
+        return newest
+
     def pull(self, name: str) -> str:
         """Fetch an image from its registry and return its id.
 

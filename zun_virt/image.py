@@ -33,6 +33,7 @@ REPOSITORY = 'zun-sandbox-image'
 MAX_ARCHIVE = 2 << 30
 """Bytes that the members of an archive may have together when unpacked."""
 
+_UNKNOWN = 'unknown'
 _MAX_DOCUMENT = 4 << 20
 _MAX_MEMBERS = 10_000
 
@@ -108,6 +109,11 @@ class Images:
             name = self._configured
             return self._once(name, lambda: self._docker.pull(name))
         tag = image_tag(image_meta)
+        if tag.endswith(_UNKNOWN):
+            # Of a server that exists, nova does not keep the checksum of its image.
+            found = self._docker.image_like(f'{REPOSITORY}:{image_meta.id}-*')
+            if found:
+                return found
         return self._once(tag, lambda: self._fetch(context, image_meta, trusted_certs, tag))
 
     def _once(self, name: str, fetch: typing.Callable[[], str]) -> str:
@@ -162,7 +168,7 @@ def check(image_meta: typing.Any) -> None:
 def image_tag(image_meta: typing.Any) -> str:
     """Return the name in Docker for an image of Glance: its id, and that of its content."""
     content = image_meta.checksum if image_meta.obj_attr_is_set('checksum') else None
-    return f'{REPOSITORY}:{image_meta.id}-{content or "unknown"}'
+    return f'{REPOSITORY}:{image_meta.id}-{content or _UNKNOWN}'
 
 
 def rewrite(source: pathlib.Path, target: pathlib.Path, *, tag: str, architecture: str) -> None:

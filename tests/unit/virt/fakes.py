@@ -8,6 +8,7 @@ where a pause process ends, its namespace's devices go, and so do its joined con
 import collections
 import contextlib
 import datetime
+import fnmatch
 import hashlib
 import io
 import itertools
@@ -65,7 +66,7 @@ class FakeDocker:
 
     def __init__(self, data_root='/', memory_mb=8192, cpus=8, on_end=None):
         self.containers_ = {}
-        self.images = {'kubernetes/pause': 'sha256:pause'}
+        self.images_ = {'kubernetes/pause': 'sha256:pause'}
         self.data_root, self.memory_mb, self.cpus = data_root, memory_mb, cpus
         self.cgroup_driver, self.cgroup_version = 'cgroupfs', '1'
         self.lock = threading.RLock()
@@ -149,7 +150,7 @@ class FakeDocker:
         with self.lock:
             if self.named(name):
                 raise api_error(409, f'Conflict. The container name "/{name}" is already in use')
-            if config['Image'] not in {*self.images, *self.images.values()}:
+            if config['Image'] not in {*self.images_, *self.images_.values()}:
                 raise api_error(404, f'No such image: {config["Image"]}')
             ident = uuid.uuid4().hex * 2
             self.containers_[ident] = {
@@ -227,17 +228,25 @@ class FakeDocker:
 
     def inspect_image(self, name):
         self._call('inspect_image', name)
-        found = {**self.images, f'{name}:latest': self.images.get(name)}
+        found = {**self.images_, f'{name}:latest': self.images_.get(name)}
         if not found.get(name):
             raise api_error(404, f'No such image: {name}')
         return {'Id': found[name]}
+
+    def images(self, filters=None):
+        self._call('images')
+        return [
+            {'Id': ident, 'RepoTags': [name], 'Created': number}
+            for number, (name, ident) in enumerate(self.images_.items())
+            if fnmatch.fnmatch(name, filters['reference'])
+        ]
 
     def pull(self, repository, tag=None, stream=False, decode=False):
         self._call('pull', repository)
         if repository not in self.in_registry:
             # The engine answers 200 and tells of it in the stream.
             return iter([{'status': 'Pulling'}, {'error': f'manifest for {repository} not found'}])
-        self.images[repository] = self.images[f'{repository}:{tag}'] = 'sha256:pulled'
+        self.images_[repository] = self.images_[f'{repository}:{tag}'] = 'sha256:pulled'
         return iter([{'status': 'Pulling'}, {'status': 'Downloaded newer image'}])
 
     def load_image(self, archive):
@@ -249,7 +258,7 @@ class FakeDocker:
         except (tarfile.TarError, KeyError) as error:
             return iter([{'error': str(error), 'errorDetail': {'message': str(error)}}])
         for tag in manifest[0]['RepoTags']:
-            self.images[tag] = f'sha256:{hashlib.sha256(config).hexdigest()}'
+            self.images_[tag] = f'sha256:{hashlib.sha256(config).hexdigest()}'
         return iter([{'stream': 'Loaded image'}])
 
     def events(self, filters=None, decode=False):

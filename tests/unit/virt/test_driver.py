@@ -1,0 +1,486 @@
+"""The driver as nova drives it, on a host in memory."""
+
+import time
+
+import docker.errors
+import pytest
+import requests
+from nova import exception
+from nova.compute import power_state
+from nova.network import model
+
+from tests.unit.virt import fakes
+from tests.unit.virt.conftest import CONF, make_image, make_instance, make_subnet, make_vif
+from zun_virt import sandbox
+from zun_virt.sandbox import State
+
+
+def spawn(zun, instance, vifs=(), **options):
+    zun.spawn(None, instance, make_image(), None, None, None, network_info=list(vifs), **options)
+    return instance
+
+
+def record(machine, instance):
+    return machine.store.read(instance.uuid)
+
+
+def pause(machine, instance):
+    return machine.docker.named(sandbox.sandbox_name(instance.uuid))
+
+
+def until(true, seconds=5.0):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def vif():
+    return make_vif()
+
+
+def test_a_sandbox_is_made(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    container = pause(machine, instance)
+    assert zun.get_info(instance).state == power_state.RUNNING
+    assert container['Config']['NetworkDisabled'] is True
+    host_config = container['HostConfig']
+    assert host_config['IpcMode'] == 'shareable'
+    assert host_config['RestartPolicy'] == {'Name': 'no'}
+    assert host_config['CapDrop'] == ['ALL']
+    written = record(machine, instance)
+    assert written.state is State.READY
+    assert written.pause.id == container['Id']
+    assert written.pause.started_at == container['State']['StartedAt']
+    assert [address.address for address in written.addresses] == ['10.0.0.5']
+    assert written.metadata == {'zun_intent': 'i1'}
+    assert (written.limits.cpus, written.limits.memory_mb) == (2.0, 256)
+    directory = machine.store.directory(instance.uuid)
+    assert '10.0.0.5 mybox\n' in (directory / 'hosts').read_text()
+    assert (directory / 'resolv.conf').read_text() == 'nameserver 8.8.8.8\n'
+    assert (directory / 'hostname').read_text() == 'mybox\n'
+    device = machine.kernel.devices[vif['devname']]
+    assert (device['name'], device['mac'], device['mtu']) == ('eth0', vif['address'], 1450)
+    assert machine.switch.ports[vif['devname']]['iface-id'] == vif['id']
+
+
+def test_the_limits_are_there_before_the_first_process(zun, machine, vif):
+    seen = []
+    start = machine.docker.start
+
+    def spy(name):
+        parent = machine.docker.named(name)['HostConfig']['CgroupParent']
+        seen.append(machine.kernel.setting(parent, 'memory.limit_in_bytes'))
+        start(name)
+
+    machine.docker.start = spy
+    spawn(zun, make_instance(), [vif])
+    assert seen == [str(256 << 20)]
+
+
+def test_the_sandbox_runs_before_the_network_is_asked_for(zun, machine, vif):
+    states = []
+    instance = make_instance()
+
+    class Allocation(list):
+        def __iter__(self):
+            states.append((pause(machine, instance)['State']['Status'], record(machine, instance)))
+            return super().__iter__()
+
+    info = Allocation([vif])
+    zun.spawn(None, instance, make_image(), None, None, None, network_info=info)
+    status, written = states[0]
+    assert status == 'running'
+    assert written.state is State.BUILDING
+    assert written.pause is not None
+
+
+def test_neutron_is_awaited_for_ports_that_are_down(zun, virtapi, vif):
+    spawn(zun, make_instance(), [vif, make_vif(2, active=True)])
+    assert ([('network-vif-plugged', vif['id'])], CONF.vif_plugging_timeout) in virtapi.awaited
+    assert sum(bool(events) for events, _ in virtapi.awaited) == 1
+
+
+@pytest.mark.parametrize('outcome', ['timeout', 'failure'])
+def test_a_port_that_neutron_does_not_wire_is_fatal(zun, machine, virtapi, vif, outcome):
+    def time_out(events, instance, callback):
+        raise exception.InstanceEventTimeout
+
+    def fail(events, instance, callback):
+        callback(events[0][0], instance)
+
+    virtapi.outcome = time_out if outcome == 'timeout' else fail
+    with pytest.raises(exception.VirtualInterfaceCreateException):
+        spawn(zun, make_instance(), [vif])
+    assert machine.leftovers() == {}
+
+
+def test_a_port_that_neutron_does_not_wire_may_be_tolerated(zun, machine, virtapi, vif):
+    def time_out(events, instance, callback):
+        raise exception.InstanceEventTimeout
+
+    virtapi.outcome = time_out
+    CONF.set_override('vif_plugging_is_fatal', False)
+    try:
+        instance = spawn(zun, make_instance(), [vif])
+    finally:
+        CONF.clear_override('vif_plugging_is_fatal')
+    assert record(machine, instance).state is State.READY
+
+
+def test_a_sandbox_may_be_made_stopped(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif], power_on=False)
+    assert zun.get_info(instance).state == power_state.SHUTDOWN
+    assert record(machine, instance).state is State.STOPPED
+    assert machine.kernel.devices == {}
+    zun.power_on(None, instance, [vif])
+    assert record(machine, instance).state is State.READY
+
+
+@pytest.mark.parametrize(
+    ('where', 'call', 'error'),
+    [
+        ('docker', 'create', fakes.api_error(500, 'no space')),
+        ('docker', 'start', fakes.api_error(500, 'no space')),
+        ('docker', 'start', requests.exceptions.ConnectionError('gone')),
+        ('docker', 'load', fakes.api_error(500, 'no space')),
+        ('kernel', 'make_cgroup', OSError(16, 'busy')),
+        ('kernel', 'plug', OSError(1, 'not permitted')),
+        ('switch', None, ValueError('no database')),
+    ],
+)
+def test_what_a_failed_spawn_made_is_undone(zun, machine, vif, where, call, error):
+    target = getattr(machine, where)
+    target.fail(*([call, error] if call else [error]))
+    with pytest.raises(exception.NovaException):
+        spawn(zun, make_instance(), [make_vif(2), vif])
+    assert machine.leftovers() == {}
+
+
+def test_a_failed_allocation_is_undone_and_told(zun, machine):
+    class Failing:
+        def __iter__(self):
+            raise exception.PortLimitExceeded
+
+    with pytest.raises(exception.PortLimitExceeded):
+        zun.spawn(None, make_instance(), make_image(), None, None, None, network_info=Failing())
+    assert machine.leftovers() == {}
+
+
+def test_volumes_are_refused_before_anything_is_made(zun, machine, vif):
+    volumes = {'block_device_mapping': [{'mount_device': '/dev/vdb'}]}
+    with pytest.raises(exception.InvalidInput):
+        spawn(zun, make_instance(), [vif], block_device_info=volumes)
+    assert machine.leftovers() == {}
+
+
+def test_an_earlier_attempt_is_replaced(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    before = pause(machine, instance)['Id']
+    spawn(zun, instance, [vif])
+    assert pause(machine, instance)['Id'] != before
+    assert record(machine, instance).state is State.READY
+
+
+def test_delete_removes_everything(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    machine.add_container(instance.uuid)
+    zun.destroy(None, instance, [vif])
+    assert machine.leftovers() == {}
+    with pytest.raises(exception.InstanceNotFound):
+        zun.get_info(instance)
+
+
+def test_delete_again_and_of_the_unknown_succeeds(zun, machine, vif):
+    zun.destroy(None, make_instance(), [vif])
+    zun.cleanup(None, make_instance(), [])
+    assert machine.leftovers() == {}
+
+
+def test_delete_gets_over_a_frozen_sandbox_and_a_corrupt_record(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    machine.add_container(instance.uuid)
+    zun.pause(instance)
+    (machine.store.directory(instance.uuid) / 'sandbox.json').write_text('{')
+    zun.destroy(None, instance, [vif])
+    assert machine.leftovers() == {}
+
+
+def test_stop_ends_users_first_and_names_them(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    ran, ended = machine.add_container(instance.uuid), machine.add_container(instance.uuid)
+    machine.docker.stop(sandbox.container_name(ended))
+    machine.docker.calls.clear()
+    instance.info_cache.network_info = model.NetworkInfo([vif])
+    zun.power_off(instance, timeout=20)
+    stops = [call[1:] for call in machine.docker.calls if call[0] == 'stop']
+    user = machine.docker.named(sandbox.container_name(ran))
+    assert stops == [(user['Id'], 20), (pause(machine, instance)['Id'], 10)]
+    written = record(machine, instance)
+    assert (written.state, written.running, written.pause) == (State.STOPPED, (ran,), None)
+    assert machine.kernel.devices == machine.switch.ports == {}
+    assert zun.get_info(instance).state == power_state.SHUTDOWN
+
+
+def test_stop_again_forgets_nobody(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    ran = machine.add_container(instance.uuid)
+    zun.power_off(instance)
+    zun.power_off(instance)
+    assert record(machine, instance).running == (ran,)
+
+
+def test_start_keeps_the_container_and_wires_it_anew(zun, machine, virtapi, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    ran = machine.add_container(instance.uuid)
+    before = record(machine, instance)
+    instance.vm_state = 'stopped'
+    zun.power_off(instance)
+    vif['active'] = True
+    zun.power_on(None, instance, [vif])
+    written = record(machine, instance)
+    assert written.pause.id == before.pause.id
+    assert written.pause.started_at != before.pause.started_at
+    assert (written.state, written.running) == (State.READY, (ran,))
+    assert written.incarnation == before.incarnation
+    assert vif['devname'] in machine.kernel.devices
+    assert not machine.switch.stale
+    # Neutron still called the port active, and does so anew.
+    assert ([('network-vif-plugged', vif['id'])], 3) in virtapi.awaited
+
+
+def test_start_of_what_runs_cuts_nothing(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    made = machine.kernel.devices[vif['devname']]['made']
+    zun.power_on(None, instance, [vif])
+    assert machine.kernel.devices[vif['devname']]['made'] == made
+
+
+@pytest.mark.parametrize('kind', ['SOFT', 'HARD'])
+@pytest.mark.parametrize('before', ['running', 'stopped', 'paused', 'dead', 'lost'])
+def test_a_reboot_ends_in_a_running_sandbox(zun, machine, vif, kind, before):
+    instance = spawn(zun, make_instance(vm_state='active'), [vif])
+    name = sandbox.sandbox_name(instance.uuid)
+    act = {
+        'running': lambda: None,
+        'stopped': lambda: zun.power_off(instance),
+        'paused': lambda: zun.pause(instance),
+        'dead': lambda: machine.docker.kill(name),
+        'lost': lambda: machine.docker.remove_container(name, force=True),
+    }
+    act[before]()
+    instance.image_ref = make_image().id
+    instance.system_metadata = {
+        'image_img_hv_type': 'docker',
+        'image_container_format': 'docker',
+    }
+    zun.reboot(None, instance, [vif], kind)
+    assert zun.get_info(instance).state == power_state.RUNNING
+    assert record(machine, instance).state is State.READY
+    assert not machine.switch.stale
+    assert list(machine.kernel.devices) == [vif['devname']]
+    assert len(machine.glance.downloads) == 1
+
+
+def test_a_failed_start_leaves_a_stopped_sandbox(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    ran = machine.add_container(instance.uuid)
+    zun.power_off(instance)
+    machine.kernel.fail('plug', OSError(1, 'not permitted'))
+    with pytest.raises(exception.VirtualInterfacePlugException):
+        zun.power_on(None, instance, [vif])
+    written = record(machine, instance)
+    assert (written.state, written.running) == (State.STOPPED, (ran,))
+    assert zun.get_info(instance).state == power_state.SHUTDOWN
+
+
+def test_freeze_and_thaw_take_the_whole_sandbox(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    machine.add_container(instance.uuid)
+    zun.pause(instance)
+    assert {c['State']['Status'] for c in machine.docker.containers_.values()} == {'paused'}
+    assert zun.get_info(instance).state == power_state.PAUSED
+    assert record(machine, instance).state is State.PAUSED
+    zun.unpause(instance)
+    assert {c['State']['Status'] for c in machine.docker.containers_.values()} == {'running'}
+    assert record(machine, instance).state is State.READY
+
+
+def test_a_freeze_that_fails_freezes_nothing(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    machine.add_container(instance.uuid)
+    pause_one = machine.docker.pause
+
+    def fail_for_the_sandbox(name):
+        if name == pause(machine, instance)['Id']:
+            raise fakes.api_error(500, 'freezer')
+        pause_one(name)
+
+    machine.docker.pause = fail_for_the_sandbox
+    with pytest.raises(exception.NovaException):
+        zun.pause(instance)
+    assert {c['State']['Status'] for c in machine.docker.containers_.values()} == {'running'}
+    assert record(machine, instance).state is State.READY
+
+
+def test_plugging_at_start_up_cuts_nothing(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    before = dict(machine.kernel.devices[vif['devname']])
+    zun.plug_vifs(instance, [vif])
+    assert machine.kernel.devices[vif['devname']] == before
+
+
+def test_plugging_at_start_up_repairs(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    del machine.kernel.devices[vif['devname']]
+    zun.plug_vifs(instance, [vif])
+    assert not machine.switch.stale
+    assert vif['devname'] in machine.kernel.devices
+
+
+@pytest.mark.parametrize('error', [RuntimeError('boom'), OSError(1, 'no'), TypeError('bug')])
+def test_plugging_at_start_up_never_stops_nova_compute(zun, machine, vif, error):
+    instance = spawn(zun, make_instance(), [vif])
+    machine.kernel.fail('plug', error)
+    with pytest.raises(exception.VirtualInterfacePlugException):
+        zun.plug_vifs(instance, [vif])
+    machine.docker.down = True
+    with pytest.raises(exception.VirtualInterfacePlugException):
+        zun.plug_vifs(instance, [vif])
+
+
+def test_plugging_at_start_up_is_nothing_for_a_stopped_sandbox(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    zun.power_off(instance)
+    zun.plug_vifs(instance, [vif])
+    assert machine.kernel.devices == {}
+
+
+def test_interfaces_come_and_go(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    instance.info_cache.network_info = model.NetworkInfo([vif])
+    second = make_vif(2, subnets=[make_subnet('10.1.0.0/24', '10.1.0.1', ['10.1.0.9'])])
+    zun.attach_interface(None, instance, None, second)
+    assert machine.kernel.devices[second['devname']]['name'] == 'eth1'
+    # The default route stays where it was.
+    assert machine.kernel.devices[second['devname']]['routes'] == []
+    hosts = machine.store.directory(instance.uuid) / 'hosts'
+    assert '10.1.0.9 mybox' in hosts.read_text()
+    instance.info_cache.network_info = model.NetworkInfo([vif, second])
+    zun.detach_interface(None, instance, second)
+    assert list(machine.kernel.devices) == [vif['devname']]
+    assert len(record(machine, instance).addresses) == 1
+    assert '10.1.0.9' not in hosts.read_text()
+
+
+def test_the_engine_away_is_an_error_and_no_state(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    machine.docker.down = True
+    with pytest.raises(exception.HypervisorUnavailable):
+        zun.get_info(instance)
+    with pytest.raises(exception.HypervisorUnavailable):
+        zun.list_instance_uuids()
+    machine.docker.down = False
+
+
+def test_only_own_sandboxes_are_listed(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    machine.add_container(instance.uuid)
+    config = {'Image': 'kubernetes/pause'}
+    machine.docker.create_container_from_config(config, sandbox.sandbox_name('other'))
+    assert zun.list_instance_uuids() == [instance.uuid]
+    assert zun.list_instances() == [instance.name]
+    assert zun.get_num_instances() == 1
+    assert zun.instance_exists(instance)
+
+
+def test_a_stranger_of_that_name_is_not_a_sandbox(zun, machine):
+    instance = make_instance()
+    config = {'Image': 'kubernetes/pause'}
+    machine.docker.create_container_from_config(config, sandbox.sandbox_name(instance.uuid))
+    with pytest.raises(exception.InstanceNotFound):
+        zun.get_info(instance)
+    with pytest.raises(exception.NovaException):
+        spawn(zun, instance, [])
+    zun.destroy(None, instance, [])
+    assert machine.docker.named(sandbox.sandbox_name(instance.uuid))
+
+
+def test_console_output_is_all_containers_lines(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    container_id = machine.add_container(instance.uuid)
+    name = sandbox.container_name(container_id)
+    machine.docker.outputs[machine.docker.named(name)['Id']] = 'grüß\ngott\n'.encode()
+    output = zun.get_console_output(None, instance)
+    assert output.encode('latin-1').decode() == f'{name}: grüß\n{name}: gott\n'
+    with pytest.raises(exception.InstanceNotFound):
+        zun.get_console_output(None, make_instance())
+
+
+def test_diagnostics_tell_what_is_used(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    parent = record(machine, instance).cgroup_parent.lstrip('/')
+    directory = machine.kernel.cgroups / 'memory' / parent
+    (directory / 'memory.usage_in_bytes').write_text(str(5 << 20))
+    found = zun.get_instance_diagnostics(instance)
+    assert (found.memory_details.maximum, found.memory_details.used) == (256, 5)
+    assert [nic.mac_address for nic in found.nic_details] == [vif['address']]
+    assert zun.get_diagnostics(instance)['sandbox_memory'] == 5 << 20
+
+
+def test_refusals_leave_the_server_as_it_was(zun):
+    with pytest.raises(exception.MigrationPreCheckError):
+        zun.check_can_live_migrate_destination(None, None, None, None)
+    with pytest.raises(exception.InstanceFaultRollback):
+        zun.migrate_disk_and_power_off(None, None, None, None, None)
+    with pytest.raises(exception.NovaException):
+        zun.get_volume_connector(None)
+
+
+def test_an_unexpected_end_is_written_down_at_once(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    until(lambda: machine.docker.streams)
+    ran, done = machine.add_container(instance.uuid), machine.add_container(instance.uuid)
+    machine.docker.stop(sandbox.container_name(done))
+    machine.docker.kill(sandbox.sandbox_name(instance.uuid))
+    until(lambda: record(machine, instance).state is State.STOPPED, 1.0)
+    assert record(machine, instance).running == (ran,)
+
+
+def test_an_end_while_nobody_listened_is_found(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    until(lambda: machine.docker.streams)
+    stream, machine.docker.streams = machine.docker.streams, []
+    machine.docker.kill(sandbox.sandbox_name(instance.uuid))
+    assert record(machine, instance).state is State.READY
+    stream[0].close()
+    until(lambda: record(machine, instance).state is State.STOPPED)
+
+
+def test_nova_hears_of_a_pause_but_not_of_an_end_within_a_reboot(zun, machine, vif, monkeypatch):
+    heard = []
+    monkeypatch.setattr(zun._watcher, '_emit', heard.append)
+    instance = spawn(zun, make_instance(vm_state='active'), [vif])
+    until(lambda: heard)
+    zun.reboot(None, instance, [vif], 'HARD')
+    zun.pause(instance)
+    until(lambda: len(heard) == 3)
+    assert [event.get_name() for event in heard] == ['Started', 'Started', 'Paused']
+
+
+def test_init_host_refuses_what_cannot_work(machine, virtapi):
+    from zun_virt import driver
+
+    machine.docker.api_version = '1.24'
+    CONF.set_override('state_path', str(machine.root), group='zun_virt')
+    with pytest.raises(exception.InvalidConfiguration):
+        driver.ZunDriver(virtapi).init_host('host1')
+    CONF.clear_override('state_path', group='zun_virt')
+
+
+def test_docker_errors_keep_their_words(zun, machine, vif):
+    machine.docker.fail('start', fakes.api_error(500, 'OCI runtime create failed'))
+    with pytest.raises(exception.NovaException, match='OCI runtime create failed'):
+        spawn(zun, make_instance(), [vif])
+    assert isinstance(fakes.api_error(404, 'x'), docker.errors.NotFound)
