@@ -1,0 +1,451 @@
+"""What is to be done next for a container: a pure function of what is wanted and what is.
+
+One step is decided at a time, from facts that are read anew each time, so that a step
+can be repeated, and the agent can end between any two of them::
+
+    nothing in Docker ──CREATE──► created ──START──► running ──► exited
+                └──────────RUN (both) ───────────────▲ │ PAUSE        │ START, again:
+                                                       ▼ UNPAUSE      │ a request, a restart
+                                                     paused           │ policy, or its sandbox
+                                                                      ▼ came back
+       wanted deleted:  STOP, REMOVE, RELEASE (the sandbox), and the record ends
+
+What a start request asked for is done once Docker has started the container. That it
+ends later is a result, and no reason to start it again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import typing
+
+from zun_agent import creation
+from zun_agent.models import Container, Desired, Status
+from zun_agent.runtime import Facts, parse_time
+from zun_virt import sandbox as contract
+from zun_virt.sandbox import State
+
+LOST = (
+    'The sandbox was made anew, and this container with it: what it had written '
+    'outside of volumes is lost.'
+)
+SANDBOX_STOPPED = 'Its sandbox is not running; it runs again when the sandbox does.'
+OUT_OF_MEMORY = 'It ran out of memory, and was killed.'
+
+BACKOFF_FIRST = 0.1
+BACKOFF_LAST = 60.0
+LASTING = 10.0
+"""Seconds of running after which a restart counts as a success, as Docker has it."""
+
+TOGETHER = datetime.timedelta(seconds=2)
+"""Containers that end this long before their sandbox does were killed by its end."""
+
+KILLED = 137
+
+JUDGEMENT = 0.4
+"""Seconds after a kill in which it cannot be told yet whether the sandbox died, too."""
+
+_STARTING = frozenset(
+    {'container_creating', 'container_starting', 'container_rebooting', 'container_unpausing'}
+)
+"""Task states of the requests that ask for a container to run."""
+
+_WORDS = {
+    'created': Status.CREATED,
+    'running': Status.RUNNING,
+    'paused': Status.PAUSED,
+    'restarting': Status.RESTARTING,
+    'exited': Status.STOPPED,
+    'dead': Status.DEAD,
+    'removing': Status.DELETING,
+}
+
+
+class Act(enum.StrEnum):
+    """The steps."""
+
+    NOTHING = 'nothing'
+    ASK_NOVA = 'ask Nova'
+    PREPARE = 'prepare'
+    CREATE = 'create'
+    RUN = 'run'
+    START = 'start'
+    STOP = 'stop'
+    KILL = 'kill'
+    PAUSE = 'pause'
+    UNPAUSE = 'unpause'
+    UPDATE = 'update'
+    DISCARD = 'discard'
+    REMOVE = 'remove'
+    RELEASE = 'release'
+    AUTO_REMOVE = 'auto-remove'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class View:
+    """What this host shows of a sandbox.
+
+    :ivar record: None where there is no sandbox of that id on this host
+    :ivar problem: why its record cannot be used, None where it can
+    :ivar claimed: its containers are this host's, in this incarnation
+    :ivar pause: its pause container, as far as it was looked at
+    """
+
+    record: contract.Sandbox | None
+    problem: str | None = None
+    claimed: bool = True
+    pause: Facts | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether containers may start."""
+        return self.record is not None and self.claimed and self.record.state == State.READY
+
+    @property
+    def creatable(self) -> bool:
+        """Whether containers may be made."""
+        record = self.record
+        return (
+            record is not None
+            and self.claimed
+            and record.pause is not None
+            and record.state in (State.BUILDING, State.READY)
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """What is to be done, and what is to be recorded.
+
+    :ivar facts: columns of the container as they are now
+    :ivar done: with these facts, what was asked for is carried out
+    :ivar failed: it is, and did not succeed
+    :ivar delay: seconds after which to look again, whatever happens; None waits for news
+    :ivar timeout: seconds between the stop signal and the kill, for `Act.STOP`
+    :ivar again: a start that nobody asked for, but the restart policy
+    """
+
+    act: Act = Act.NOTHING
+    facts: dict[str, typing.Any] = dataclasses.field(default_factory=dict)
+    done: bool = False
+    failed: bool = False
+    delay: float | None = None
+    timeout: int = 0
+    again: bool = False
+
+
+def plan(
+    container: Container,
+    docker: Facts | None,
+    view: View,
+    *,
+    now: datetime.datetime,
+    quick_ends: int = 0,
+    killed: bool = False,
+) -> Step:
+    """Return the next step.
+
+    :param docker: the container in Docker, None where it is not there
+    :param now: in UTC without a zone
+    :param quick_ends: restarts in a row after which it did not run for `LASTING`
+    :param killed: this agent killed it, at a user's request
+    """
+    if view.problem is not None:
+        return Step(facts={'status': Status.UNKNOWN, 'status_reason': view.problem})
+    if view.record is None:
+        return Step(act=Act.ASK_NOVA)
+    if not view.claimed:
+        return Step(act=Act.PREPARE) if docker is None and wants_making(container) else Step()
+    if container.desired == Desired.DELETED:
+        return _delete(container, docker)
+    if docker is not None and _outdated(docker, view.record):
+        return _outlived(container, docker, view)
+    if docker is None:
+        return _absent(container, view)
+    operation = container.operation if pending(container) else None
+    if operation is not None and operation.get('op') == 'kill':
+        return Step(act=Act.KILL) if docker.alive else _observe(container, docker, done=True)
+    if operation is not None and operation.get('op') == 'restart':
+        return _restart(container, docker, view, operation)
+    if pending(container) and _limits_differ(container, docker):
+        return Step(act=Act.UPDATE)
+    if container.desired == Desired.STOPPED:
+        return _stop(container, docker)
+    if docker.alive:
+        return _living(container, docker, view)
+    return _ended(container, docker, view, now=now, quick_ends=quick_ends, killed=killed)
+
+
+def pending(container: Container) -> bool:
+    """Tell whether a request is not carried out yet."""
+    return container.generation > container.observed_generation
+
+
+def wants_run(container: Container) -> bool:
+    """Tell whether the user wants a process to be there."""
+    return container.desired in (Desired.RUNNING, Desired.PAUSED)
+
+
+def start_asked(container: Container) -> bool:
+    """Tell whether a request is pending that asks for the container to run."""
+    return (
+        pending(container)
+        and container.desired == Desired.RUNNING
+        and container.task_state in _STARTING
+    )
+
+
+def wants_making(container: Container) -> bool:
+    """Tell whether a container that Docker has not got should be made.
+
+    One that ended, or could not be made, is made again only when it is to start.
+    """
+    if container.desired == Desired.DELETED:
+        return False
+    if container.status in (Status.STOPPED, Status.ERROR, Status.DEAD):
+        return start_asked(container) or (container.interrupted and wants_run(container))
+    return container.desired in (Desired.CREATED, Desired.RUNNING, Desired.PAUSED)
+
+
+def runs_again(uuid: str, docker: Facts, view: View) -> bool:
+    """Tell whether a container ended because its sandbox did, and not by itself.
+
+    The driver names those that it stops. Others died with their sandbox, or with the
+    whole host, when nobody could look.
+    """
+    record = view.record
+    if docker.alive or docker.started_at is None or record is None:
+        return False
+    began = parse_time(record.pause.started_at) if record.pause else None
+    if record.state in (State.READY, State.PAUSED) and began and docker.started_at >= began:
+        # It ran in the present run of the sandbox. Did that end unnoticed?
+        if view.pause is None or view.pause.alive:
+            return False
+    elif uuid in record.running:
+        return True
+    elif record.state in (State.STOPPING, State.STOPPED):
+        return False
+    if docker.finished_at is None or docker.finished_at < docker.started_at:
+        return True
+    ended = view.pause.finished_at if view.pause else None
+    return (
+        ended is not None
+        and docker.exit_code in (KILLED, 255)
+        and docker.started_at <= ended
+        and docker.finished_at >= ended - TOGETHER
+    )
+
+
+def backoff(quick_ends: int) -> float:
+    """Return the seconds to wait before a restart, as Docker does."""
+    return min(BACKOFF_FIRST * 2.0 ** min(quick_ends, 20), BACKOFF_LAST)
+
+
+def policy_restarts(container: Container, docker: Facts) -> bool:
+    """Tell whether the restart policy wants a container that ended to run again."""
+    policy = container.restart_policy or {}
+    name = policy.get('Name')
+    if name in ('always', 'unless-stopped'):
+        return True
+    if name == 'on-failure' and docker.exit_code != 0:
+        most = int(policy.get('MaximumRetryCount') or 0)
+        return most == 0 or container.restart_count < most
+    return False
+
+
+def _outdated(docker: Facts, record: contract.Sandbox) -> bool:
+    return docker.labels.get(contract.LABEL_INCARNATION) != record.incarnation
+
+
+def _delete(container: Container, docker: Facts | None) -> Step:
+    if docker is None:
+        return Step(act=Act.RELEASE)
+    if docker.alive and container.stop_timeout:
+        return Step(act=Act.STOP, timeout=container.stop_timeout)
+    return Step(act=Act.REMOVE)
+
+
+def _outlived(container: Container, docker: Facts, view: View) -> Step:
+    """Decide on a container whose sandbox was made anew: it can never start again."""
+    was_running = container.status in (Status.RUNNING, Status.PAUSED, Status.RESTARTING)
+    assert view.record is not None  # noqa: S101
+    again = wants_run(container) and (
+        was_running or container.interrupted or container.uuid in view.record.running
+    )
+    if again or start_asked(container) or container.status in (Status.CREATED, Status.CREATING):
+        return Step(act=Act.DISCARD, facts={'interrupted': again, 'status_reason': LOST})
+    # Its log can still be read until it is to run again.
+    return _observe(container, docker, done=True)
+
+
+def _absent(container: Container, view: View) -> Step:
+    """Decide on a container that Docker has not got."""
+    if not wants_making(container):
+        gone = container.status in (Status.RUNNING, Status.PAUSED, Status.RESTARTING)
+        facts: dict[str, typing.Any] = {}
+        if gone or container.status == Status.CREATING:
+            facts = {'status': Status.STOPPED}
+        failed = container.desired == Desired.PAUSED
+        return Step(facts=facts, done=pending(container), failed=failed)
+    facts = {}
+    if container.docker_id is not None and container.status_reason != LOST:
+        facts = {'status_reason': LOST}
+        if wants_run(container):
+            facts['interrupted'] = True
+    if not view.creatable:
+        if container.docker_id is None:
+            return Step(act=Act.PREPARE, facts=facts)
+        return Step(facts=facts)
+    act = Act.RUN if wants_run(container) and view.ready else Act.CREATE
+    return Step(act=act, facts=facts)
+
+
+def _restart(
+    container: Container, docker: Facts, view: View, operation: dict[str, typing.Any]
+) -> Step:
+    """Decide on a restart, which is done when Docker shows a start that was not recorded."""
+    if docker.started_at is not None and docker.started_at != container.started_at:
+        if container.started_at is not None:
+            return _observe(container, docker, done=True)
+        return Step(facts={'started_at': docker.started_at}, delay=0)
+    if docker.alive:
+        return Step(act=Act.STOP, timeout=int(operation.get('timeout') or 0))
+    return _start(container, docker, view)
+
+
+def _stop(container: Container, docker: Facts) -> Step:
+    if docker.alive:
+        return Step(act=Act.STOP, timeout=container.stop_timeout or 0)
+    return _result(container, docker)
+
+
+def _living(container: Container, docker: Facts, view: View) -> Step:
+    """Decide on a container that runs or is frozen, and is not to be stopped."""
+    if container.desired == Desired.PAUSED and docker.state == 'running':
+        return Step(act=Act.PAUSE) if view.ready else _observe(container, docker)
+    if container.desired != Desired.PAUSED and docker.state == 'paused' and pending(container):
+        # Only a request unfreezes: else it was the driver, with the whole sandbox.
+        return Step(act=Act.UNPAUSE) if view.ready else _observe(container, docker)
+    return _observe(container, docker, done=True)
+
+
+def _ended(
+    container: Container,
+    docker: Facts,
+    view: View,
+    *,
+    now: datetime.datetime,
+    quick_ends: int,
+    killed: bool,
+) -> Step:
+    """Decide on a container that does not run, and is not wanted to be stopped."""
+    started = docker.started_at is not None
+    if not wants_run(container):
+        return _observe(container, docker, done=True)
+    carried_out = started and docker.started_at != container.started_at
+    if start_asked(container) and not carried_out:
+        return _start(container, docker, view)
+    if container.status == Status.ERROR and not pending(container):
+        return _observe(container, docker)
+    if _unjudged(container, docker) and not killed and _just_killed(docker, now):
+        return Step(delay=JUDGEMENT)
+    if container.interrupted or (
+        _unjudged(container, docker) and runs_again(container.uuid, docker, view)
+    ):
+        if view.ready:
+            return Step(act=Act.START)
+        return _observe(container, docker, interrupted=True, done=True)
+    if not started:  # made, and the agent ended before it could start it
+        return _start(container, docker, view)
+    if policy_restarts(container, docker) and not killed:
+        if not view.ready:
+            return _observe(container, docker, interrupted=True, done=True)
+        ended = docker.finished_at or now
+        wait = backoff(quick_ends) - (now - ended).total_seconds()
+        if wait <= 0:
+            return Step(act=Act.START, again=True)
+        step = _observe(container, docker, done=True)
+        return dataclasses.replace(
+            step, facts=step.facts | {'status': Status.RESTARTING}, delay=wait
+        )
+    return _result(container, docker, oom=docker.oom_killed and not killed)
+
+
+def _unjudged(container: Container, docker: Facts) -> bool:
+    """Tell whether it is not yet recorded how the container's latest run ended."""
+    return container.status != Status.STOPPED or container.finished_at != docker.finished_at
+
+
+def _just_killed(docker: Facts, now: datetime.datetime) -> bool:
+    """Tell whether it died a moment ago, in a way in which it could have with its sandbox.
+
+    Docker tells the end of a sandbox and of those in it in any order.
+    """
+    if docker.exit_code != KILLED or docker.finished_at is None or docker.oom_killed:
+        return False
+    return abs((now - docker.finished_at).total_seconds()) < JUDGEMENT
+
+
+def _result(container: Container, docker: Facts, *, oom: bool = False) -> Step:
+    """Decide on a container that ended, and is to stay so."""
+    if container.auto_remove and not pending(container) and container.status == Status.STOPPED:
+        return Step(act=Act.AUTO_REMOVE)
+    facts = observed(container, docker, oom=oom and docker.exit_code == KILLED)
+    return Step(
+        facts=facts,
+        done=pending(container),
+        failed=container.desired == Desired.PAUSED,
+        delay=0 if container.auto_remove else None,
+    )
+
+
+def _start(container: Container, docker: Facts, view: View) -> Step:
+    if view.ready:
+        return Step(act=Act.START)
+    return _observe(container, docker, interrupted=container.interrupted)
+
+
+def _observe(
+    container: Container, docker: Facts, *, done: bool = False, interrupted: bool = False
+) -> Step:
+    """Return the step that does nothing but record what Docker shows."""
+    return Step(
+        facts=observed(container, docker, interrupted=interrupted),
+        done=done and pending(container),
+    )
+
+
+def observed(
+    container: Container, docker: Facts, *, interrupted: bool = False, oom: bool = False
+) -> dict[str, typing.Any]:
+    """Return the columns of a container that follow from what Docker shows."""
+    facts: dict[str, typing.Any] = {
+        'docker_id': docker.id,
+        'status': _WORDS.get(docker.state, Status.UNKNOWN),
+        'interrupted': interrupted,
+        'incarnation': docker.labels.get(contract.LABEL_INCARNATION),
+    }
+    if docker.started_at is not None:
+        facts['started_at'] = docker.started_at
+    if docker.alive:
+        facts |= {'exit_code': None, 'finished_at': None}
+        if container.status_reason != LOST:
+            facts['status_reason'] = None
+    elif docker.state in ('exited', 'dead'):
+        facts |= {'exit_code': docker.exit_code, 'finished_at': docker.finished_at}
+        reason = SANDBOX_STOPPED if interrupted else OUT_OF_MEMORY if oom else None
+        kept = docker.started_at == container.started_at and container.status == Status.STOPPED
+        if reason is not None or not kept:
+            facts['status_reason'] = reason
+    elif container.status == Status.ERROR:
+        facts['status'] = Status.ERROR  # Docker shows one whose start failed as created
+    elif container.status_reason != LOST:
+        facts['status_reason'] = None
+    return facts
+
+
+def _limits_differ(container: Container, docker: Facts) -> bool:
+    wanted = creation.resources(container)
+    return any(value and docker.resources.get(name) != value for name, value in wanted.items())

@@ -1,0 +1,88 @@
+"""Archives of ``docker save``: whose, is what they say, not to be believed.
+
+An archive names the tags that its images get. One that a tenant made could so replace
+any image on the host, for everybody; and one can hold no image at all and be loaded
+with success. So the list of contents is replaced on the way to Docker.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import typing
+from collections.abc import Iterator
+
+from zun_agent import errors
+
+MANIFEST = 'manifest.json'
+MAX_MANIFEST = 1024 * 1024
+_CHUNK = 1024 * 1024
+
+# The list of contents of old archives, and of the OCI layout that newer ones also are.
+_OTHER_LISTS = frozenset({'repositories', 'index.json', 'oci-layout'})
+
+
+def renamed(saved: typing.IO[bytes], reference: str) -> Iterator[bytes]:
+    """Yield the archive, so that Docker loads its one image under `reference` alone.
+
+    :param saved: the archive, compressed or not, which can be read twice
+    :raises errors.Invalid: it is no archive, or not of exactly one image
+    """
+    try:
+        with tarfile.open(fileobj=saved, mode='r:*') as source:
+            contents = manifest(source)
+        contents['RepoTags'] = [reference]
+        saved.seek(0)
+        with tarfile.open(fileobj=saved, mode='r:*') as source:
+            yield from _copied(source)
+        yield from _file(MANIFEST, json.dumps([contents]).encode())
+        yield bytes(2 * tarfile.BLOCKSIZE)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise errors.Invalid(f'it is not an archive of docker save: {error}') from error
+
+
+def manifest(source: tarfile.TarFile) -> dict[str, typing.Any]:
+    """Return the one entry in an archive's list of contents.
+
+    :raises errors.Invalid: there is no list, or not one entry in it
+    """
+    for member in source:
+        if _name(member) != MANIFEST:
+            continue
+        stream = source.extractfile(member) if member.size <= MAX_MANIFEST else None
+        if stream is None:
+            break
+        try:
+            entries = json.load(stream)
+        except ValueError as error:
+            raise errors.Invalid(f'its {MANIFEST} is not JSON: {error}') from error
+        if not (isinstance(entries, list) and len(entries) == 1 and isinstance(entries[0], dict)):
+            raise errors.Invalid('it must hold exactly one image')
+        return {key: entries[0].get(key) for key in ('Config', 'Layers')}
+    raise errors.Invalid(f'it has no {MANIFEST}: was it made by docker save?')
+
+
+def _copied(source: tarfile.TarFile) -> Iterator[bytes]:
+    for member in source:
+        if _name(member) in _OTHER_LISTS | {MANIFEST}:
+            continue
+        if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
+            raise errors.Invalid(f'{member.name} is neither a file nor a directory')
+        stream = source.extractfile(member) if member.isreg() else None
+        yield member.tobuf(tarfile.PAX_FORMAT)
+        if stream is not None:
+            while chunk := stream.read(_CHUNK):
+                yield chunk
+            yield bytes(-member.size % tarfile.BLOCKSIZE)
+
+
+def _file(name: str, content: bytes) -> Iterator[bytes]:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(content), 0o644
+    yield member.tobuf(tarfile.PAX_FORMAT)
+    yield content
+    yield bytes(-len(content) % tarfile.BLOCKSIZE)
+
+
+def _name(member: tarfile.TarInfo) -> str:
+    return member.name.removeprefix('./').strip('/')

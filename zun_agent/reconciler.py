@@ -1,0 +1,208 @@
+"""The loop that brings this host's containers to what is wanted, woken by news.
+
+Requests, Docker's events and changed sandbox records each name a container or a sandbox
+to be looked at; a slow pass over all finds what no news told. Who is looked at is
+brought one step further by `converge`, and looked at again, until nothing is left to do.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import typing
+from collections.abc import Callable
+
+from oslo_log import log as logging
+
+from zun_agent import conf as options
+from zun_agent import creation, errors, host, intents
+from zun_agent.claims import Claims
+from zun_agent.converge import Converger
+from zun_agent.images import Images
+from zun_agent.images.fetching import Fetcher
+from zun_agent.locks import SandboxLocks
+from zun_agent.models import Container
+from zun_agent.runtime import Event, Listed, Runtime
+from zun_agent.sandboxes import Sandboxes
+from zun_agent.store import Store
+from zun_agent.watch import DirectoryWatch, DockerWatch
+from zun_agent.workqueue import WorkQueue
+from zun_virt import sandbox as contract
+
+LOG = logging.getLogger(__name__)
+
+POLL = 1.0
+"""Seconds between two looks for requests that other agents accepted for this host."""
+
+LOCK_WAIT = 2.0
+"""Seconds a worker waits for the driver; then others are worked on first."""
+
+SANDBOX_WORKERS = 4
+
+GRACE = 5.0
+"""Seconds that steps in hand are given when the agent stops."""
+
+
+class Reconciler:
+    """Keeps the containers of this host."""
+
+    def __init__(
+        self,
+        conf: typing.Any,
+        store: Store,
+        runtime: Runtime,
+        sandboxes: Sandboxes,
+        images: Images,
+        sandbox_store: contract.SandboxStore,
+    ) -> None:
+        """Put the parts together; nothing runs before `start`."""
+        self._conf = conf
+        self._store = store
+        self._runtime = runtime
+        self._sandboxes = sandboxes
+        self._local = sandbox_store
+        self._stopping = threading.Event()
+        self._passing = threading.Event()
+        self._fetcher = Fetcher(images, runtime, self.wake, conf.docker.parallel_pulls)
+        self._claims = Claims(conf.host, store, sandboxes, sandbox_store, self.wake)
+        self._converger = Converger(
+            conf.host,
+            store,
+            runtime,
+            sandboxes,
+            sandbox_store,
+            self._claims,
+            self._fetcher,
+            SandboxLocks(sandbox_store, min(conf.lock_timeout, LOCK_WAIT)),
+            creation.Settings(
+                log_max_size=conf.docker.log_max_size,
+                log_max_files=conf.docker.log_max_files,
+                runtime=conf.docker.runtime,
+            ),
+            self.wake_sandbox,
+        )
+        workers = conf.reconciler.workers or 2 * (os.cpu_count() or 1)
+        self._containers = WorkQueue('container', self.converge, workers)
+        self._boxes = WorkQueue('sandbox', self._claims.look, SANDBOX_WORKERS)
+        self._docker_watch = DockerWatch(runtime, self._heard, self._passing.set)
+        self._directory_watch = DirectoryWatch(sandbox_store.root, self.wake_sandbox)
+        self._threads = [
+            threading.Thread(target=self._every, args=arguments, name=arguments[0], daemon=True)
+            for arguments in (
+                ('pass', conf.reconciler.full_pass_interval, self.full_pass, self._passing),
+                ('poll', POLL, self._poll, None),
+                ('report', conf.reconciler.report_interval, self._report, None),
+                ('sweep', max(conf.sandbox.intent_timeout / 4, 10), self._sweep, None),
+            )
+        ]
+
+    def start(self) -> None:
+        """Begin to work, with a pass over all there is."""
+        self._local.prepare()
+        self._containers.start()
+        self._boxes.start()
+        self._directory_watch.start()
+        self._docker_watch.start()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Begin nothing more, and let the steps in hand end."""
+        self._stopping.set()
+        self._passing.set()
+        self._directory_watch.stop()
+        self._docker_watch.stop()
+        self._fetcher.stop()
+        self._containers.stop(GRACE)
+        self._boxes.stop(1)
+
+    def wake(self, container_uuid: str) -> None:
+        """Have a container looked at now."""
+        self._containers.add(container_uuid)
+
+    def wake_sandbox(self, sandbox_id: str) -> None:
+        """Have a sandbox looked at now, and the containers in it."""
+        self._boxes.add(sandbox_id)
+
+    def converge(self, container_uuid: str) -> float | None:
+        """Bring one container one step further; see `Converger.converge`."""
+        return self._converger.converge(container_uuid)
+
+    def full_pass(self) -> None:
+        """Have everything looked at that is on this host, or ought to be."""
+        sandbox_ids = self._local.ids()
+        sandbox_ids |= {claim.sandbox_id for claim in self._store.claims_of(self._conf.host)}
+        for sandbox_id in sandbox_ids:
+            self.wake_sandbox(sandbox_id)
+        ours = self._store.containers_on(self._conf.host)
+        for container in (*ours, *self._store.containers_unclaimed()):
+            self.wake(container.uuid)
+        known = {container.uuid for container in ours}
+        for found in self._runtime.list():
+            if found.role == contract.ROLE_CONTAINER and found.container_uuid not in known:
+                self._stray(found)
+
+    def _stray(self, found: Listed) -> None:
+        """Deal with a container in Docker that is not in the store as this host's."""
+        claim = self._store.claim(found.sandbox_id)
+        record = self._store.container(found.container_uuid or '')
+        if claim is None:
+            return  # not ours to judge: the driver clears sandboxes away
+        if record is None and claim.host == self._conf.host:
+            LOG.info('container %s: its record has ended, removing it', found.container_uuid)
+            self._runtime.remove(found.id)
+        elif claim.host != self._conf.host and found.state == 'running':
+            LOG.warning(
+                'container %s: host %s has its sandbox now, stopping it here',
+                found.container_uuid,
+                claim.host,
+            )
+            self._runtime.kill(found.id, 'KILL')
+
+    def _heard(self, event: Event) -> None:
+        if event.role == contract.ROLE_PAUSE:
+            self.wake_sandbox(event.sandbox_id)
+        elif event.container_uuid is not None:
+            # Of what we did ourselves we have seen the outcome already.
+            looked_at = self._converger.looked_at.get(event.container_uuid, 0)
+            if looked_at < event.time_ns:
+                self.wake(event.container_uuid)
+
+    def _poll(self) -> None:
+        for container in self._store.pending_on(self._conf.host):
+            self._wake_if_forgotten(container)
+
+    def _wake_if_forgotten(self, container: Container) -> None:
+        if not self._containers.knows(container.uuid):
+            self.wake(container.uuid)
+
+    def _report(self) -> None:
+        facts = host.facts(self._runtime.info(), self._store.containers_on(self._conf.host))
+        self._store.report(
+            self._conf.host,
+            options.endpoint(self._conf),
+            facts,
+            self._conf.api.availability_zone,
+        )
+
+    def _sweep(self) -> None:
+        intents.sweep(self._store, self._sandboxes, self._conf.sandbox.intent_timeout)
+
+    def _every(
+        self,
+        name: str,
+        interval: float,
+        work: Callable[[], None],
+        sooner: threading.Event | None,
+    ) -> None:
+        """Do some work again and again, until the agent stops."""
+        while not self._stopping.is_set():
+            if sooner is not None:
+                sooner.clear()
+            try:
+                work()
+            except errors.AgentError as error:
+                LOG.warning('%s: %s; tried again in %g s', name, error, interval)
+            except Exception:
+                LOG.exception('%s failed; tried again in %g s', name, interval)
+            (sooner or self._stopping).wait(interval)
