@@ -1,0 +1,190 @@
+"""nova-compute starting on a host where there are sandboxes already."""
+
+from nova import context, exception
+from nova.compute import power_state
+
+from tests.nova import base
+from zun_virt import sandbox
+
+
+class RestartTestCase(base.CloudTestCase):
+    def test_running_sandboxes_are_left_alone(self):
+        server = self.create()
+        before = self.snapshot(server)
+        plugged = self.box.plugged()
+
+        self.restart()
+
+        self.assert_unharmed(server, before)
+        self.assertEqual(plugged, self.box.plugged())
+        self.delete(server)
+        self.assert_nothing_left()
+
+    def test_stopped_sandboxes_stay_stopped(self):
+        server = self.create()
+        self.act(server, **{'os-stop': None})
+        self.wait_for(server, status='SHUTOFF')
+        before = self.snapshot(server)
+
+        self.restart()
+
+        self.wait_for(server, status='SHUTOFF')
+        self.assertEqual(before, self.snapshot(server))
+        self.assertEqual([], self.box.plugged())
+
+    def test_a_network_that_cannot_be_plugged_does_not_stop_the_service(self):
+        broken, fine = self.create(name='broken'), self.create(name='fine')
+        before = self.snapshot(fine)
+        self.box.unplug_behind_the_back(broken['id'])
+        for step in ('plug', 'ovs'):
+            with self.box.failing(step, 'it is broken', of=broken['id']):
+                self.restart()
+            self.assert_unharmed(fine, before)
+        self.create(name='next')
+
+    def test_docker_that_is_down_stops_the_service_with_a_clear_error(self):
+        with self.box.unavailable():
+            error = self.assertRaises(exception.InvalidConfiguration, self.restart)
+        self.assertIn('ocker', str(error))
+
+    def test_dedicated_cores_are_refused(self):
+        self.flags(cpu_dedicated_set='0', group='compute')
+        error = self.assertRaises(exception.InvalidConfiguration, self.restart)
+        self.assertIn('cpu_dedicated_set', str(error))
+
+    def test_a_new_host_with_somebody_elses_containers(self):
+        self.box.add_stranger()
+        self.restart()
+        server = self.create()
+        self.delete(server)
+        self.assertEqual(1, self.box.strangers())
+
+    def test_a_delete_that_was_interrupted_is_completed(self):
+        server = self.create()
+        admin = context.get_admin_context()
+        from nova import objects
+
+        instance = objects.Instance.get_by_uuid(admin, server['id'])
+        instance.task_state = 'deleting'
+        instance.save()
+
+        self.restart()
+
+        self.assert_nothing_left()
+
+
+class HostRebootTestCase(base.CloudTestCase):
+    """After the host's reboot Docker has the containers, none runs, no network is left."""
+
+    def setUp(self):
+        super().setUp()
+        self.server = self.create()
+        self.mine = self.box.add_user_container(self.server['id'])
+        self.before = self.record(self.server)
+        self.stopped = self.create(name='stopped')
+        self.act(self.stopped, **{'os-stop': None})
+        self.wait_for(self.stopped, status='SHUTOFF')
+
+    def test_what_ran_runs_again_if_the_operator_wants_it(self):
+        self.flags(resume_guests_state_on_host_boot=True)
+        self.computes['box'].stop()
+        self.box.reboot()
+        self.restart()
+
+        record = self.wait_for_state(self.server, 'ready')
+        self.wait_for(
+            self.server, status='ACTIVE', **{'OS-EXT-STS:power_state': power_state.RUNNING}
+        )
+        self.assertNotEqual(self.before.pause.started_at, record.pause.started_at)
+        self.assertNotEqual(self.before.pause.boot_id, record.pause.boot_id)
+        self.assertEqual(self.before.pause.id, record.pause.id)
+        self.assertIn(self.mine, record.running)
+        self.assertEqual(1, len(self.box.plugged()))
+        self.wait_for(self.stopped, status='SHUTOFF')
+        self.assertEqual(sandbox.State.STOPPED, self.record(self.stopped).state)
+
+    def test_what_ran_is_shown_as_stopped_otherwise_and_can_be_started(self):
+        self.computes['box'].stop()
+        self.box.reboot()
+        self.restart()
+        self.sync_power_states()
+
+        self.wait_for(self.server, status='SHUTOFF')
+        self.assertNotEqual(sandbox.State.READY, self.record(self.server).state)
+
+        self.act(self.server, **{'os-start': None})
+        self.wait_for(self.server, status='ACTIVE')
+        record = self.record(self.server)
+        self.assertEqual(sandbox.State.READY, record.state)
+        self.assertIn(self.mine, record.running)
+        self.assertEqual(1, len(self.box.plugged()))
+
+
+class PowerTestCase(base.CloudTestCase):
+    """What happens to a sandbox's container without nova."""
+
+    def test_a_container_that_died_stops_its_server(self):
+        server = self.create()
+        self.box.kill(server['id'])
+
+        self.sync_power_states()
+
+        self.wait_for(server, status='SHUTOFF')
+        self.assertEqual(sandbox.State.STOPPED, self.record(server).state)
+        self.act(server, **{'os-start': None})
+        self.wait_for(server, status='ACTIVE')
+        self.assertEqual(sandbox.State.READY, self.record(server).state)
+
+    def test_dockers_event_stops_it_without_waiting_for_the_periodic_task(self):
+        self.flags(handle_virt_lifecycle_events=True, group='workarounds')
+        server = self.create()
+        self.box.kill(server['id'])
+        self.wait_for(server, status='SHUTOFF')
+
+    def test_a_stopped_one_that_somebody_started_is_stopped(self):
+        server = self.create()
+        self.act(server, **{'os-stop': None})
+        self.wait_for(server, status='SHUTOFF')
+        self.box.start_behind_the_back(server['id'])
+
+        self.sync_power_states()
+
+        def look():
+            self.assertEqual('exited', self.pause_container(server)['State']['Status'])
+
+        self.eventually(look)
+        self.wait_for(server, status='SHUTOFF')
+
+    def test_nothing_is_stopped_while_docker_does_not_answer(self):
+        server = self.create()
+        before = self.snapshot(server)
+        with self.box.unavailable():
+            self.sync_power_states()
+        self.assert_unharmed(server, before)
+
+
+class EvacuationTestCase(base.CloudTestCase):
+    SANDBOX_HOSTS = ('box', 'other')
+
+    def test_a_sandbox_comes_back_on_another_host_with_its_address(self):
+        server = self.create(host='box')
+        before = self.record(server)
+        self.computes['box'].stop()
+        service = self.api.get_services(host='box', binary='nova-compute')[0]
+        self.api.put_service(service['id'], {'forced_down': True})
+
+        self.act(server, evacuate={})
+
+        self.wait_for(server, **{'OS-EXT-SRV-ATTR:host': 'other', 'status': 'SHUTOFF'})
+        self.act(server, **{'os-start': None})
+        self.wait_for(server, status='ACTIVE')
+        after = self.record(server, 'other')
+        self.assertEqual(sandbox.State.READY, after.state)
+        self.assertNotEqual(before.incarnation, after.incarnation)
+        self.assertEqual(before.addresses, after.addresses)
+
+        self.api.put_service(service['id'], {'forced_down': False})
+        self.restart('box')
+        self.assert_nothing_left('box')
+        self.delete(server)
+        self.assert_nothing_left('other')
