@@ -10,8 +10,13 @@ from __future__ import annotations
 import os
 import typing
 
-from zun_agent import cmd, conf, images, manager, openstack, runtime, sandboxes, store
+from zun_agent import cmd, conf, images
 from zun_agent.api import app
+from zun_agent.manager import Manager
+from zun_agent.openstack import OpenStack
+from zun_agent.runtime import Runtime
+from zun_agent.sandboxes import Sandboxes
+from zun_agent.store import Store
 from zun_virt.sandbox import SandboxStore
 
 if typing.TYPE_CHECKING:
@@ -22,16 +27,14 @@ def front_end() -> WSGIApplication:
     """Return the API on the configured store, which is brought up to date."""
     named = os.environ.get('ZUN_AGENT_CONFIG_FILE')
     options = cmd.configure(['--config-file', named] if named else [])
-    records = store.Store(conf.connection(options))
-    records.migrate()
-    cloud = openstack.OpenStack(options)
-    nova = sandboxes.Sandboxes(options, SandboxStore(options.state_path), cloud)
-    docker = runtime.Runtime(
-        options.docker.url, options.docker.timeout, options.docker.pull_timeout
-    )
-    drivers = images.load(options, docker, cloud)
-    made = manager.Manager(options, records, docker, nova, drivers)
-    return app.build(options, made, reconciles=False)
+    store = Store(conf.connection(options))
+    store.migrate()
+    cloud = OpenStack(options)
+    sandboxes = Sandboxes(options, SandboxStore(options.state_path), cloud)
+    # Of the runtime only the container's own host makes use.
+    runtime = Runtime(options.docker.url, options.docker.timeout, options.docker.pull_timeout)
+    manager = Manager(options, store, runtime, sandboxes, images.load(options, runtime, cloud))
+    return app.build(options, manager, reconciles=False)
 
 
 def __getattr__(name: str) -> typing.Any:
