@@ -151,12 +151,18 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
         {'properties': {}},
         {'properties': {'img_hv_type': 'kvm'}},
         {'container_format': 'bare'},
-        {'id': ''},
     ],
 )
 def test_an_image_not_meant_for_sandboxes_is_refused(changes):
     with pytest.raises(exception.ImageUnacceptable):
         image.check(make_image(**changes))
+
+
+def test_a_server_without_an_image_is_refused():
+    meta = make_image()
+    del meta._obj_id
+    with pytest.raises(exception.ImageUnacceptable):
+        image.check(meta)
 
 
 def images(machine, configured=None):
