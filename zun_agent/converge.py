@@ -23,7 +23,7 @@ from zun_virt import sandbox as contract
 
 LOG = logging.getLogger(__name__)
 
-ATTEMPTS = 4
+ATTEMPTS = 3
 """How often a container is made or started that Docker fails to, before it is given up."""
 
 NOVA_FIRST = 0.2
@@ -166,12 +166,8 @@ class Converger:
             raise _NotYet(f'the sandbox is {record.state}')
         if record.state == contract.State.READY:
             pause = self._runtime.inspect(record.pause.id)
-            if (
-                pause is None
-                or not pause.alive
-                or pause.started != record.pause.started_at
-                or record.pause.boot_id != self._boot_id
-            ):
+            same_boot = record.pause.boot_id == self._boot_id
+            if pause is None or not same_boot or not decision.is_that(record, pause):
                 raise _NotYet('the sandbox is said to be ready, and is not')
         return view
 
@@ -335,6 +331,8 @@ class Converger:
                 self._runtime.start(docker.id)
         except _NotYet as error:
             LOG.debug('container %s: not started yet: %s', container.uuid, error)
+            seen = decision.observed(container, docker, interrupted=container.interrupted)
+            self._record(container, seen)
             return None
         except errors.AgentError as error:
             return self._not_made(container, error, {'docker_id': docker.id})

@@ -42,6 +42,9 @@ LASTING = 10.0
 TOGETHER = datetime.timedelta(seconds=2)
 """Containers that end this long before their sandbox does were killed by its end."""
 
+CLOCK_SLACK = datetime.timedelta(seconds=0.5)
+"""Docker may put the end of a short run a little before its beginning."""
+
 KILLED = 137
 
 JUDGEMENT = 0.4
@@ -100,8 +103,11 @@ class View:
 
     @property
     def ready(self) -> bool:
-        """Whether containers may start."""
-        return self.record is not None and self.claimed and self.record.state == State.READY
+        """Whether containers may start, as far as is known."""
+        record = self.record
+        if record is None or not self.claimed or record.state != State.READY:
+            return False
+        return self.pause is None or is_that(record, self.pause)
 
     @property
     def creatable(self) -> bool:
@@ -113,6 +119,15 @@ class View:
             and record.pause is not None
             and record.state in (State.BUILDING, State.READY)
         )
+
+
+def is_that(record: contract.Sandbox, pause: Facts) -> bool:
+    """Tell whether the pause container runs, and is the one that the record speaks of."""
+    return (
+        record.pause is not None
+        and pause.alive
+        and (pause.id, pause.started) == (record.pause.id, record.pause.started_at)
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -227,8 +242,8 @@ def runs_again(uuid: str, docker: Facts, view: View) -> bool:
         return True
     elif record.state in (State.STOPPING, State.STOPPED):
         return False
-    if docker.finished_at is None or docker.finished_at < docker.started_at:
-        return True
+    if docker.finished_at is None or docker.finished_at < docker.started_at - CLOCK_SLACK:
+        return True  # its end was not seen; the time is that of an earlier one
     ended = view.pause.finished_at if view.pause else None
     return (
         ended is not None
