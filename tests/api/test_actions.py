@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -176,6 +177,41 @@ def test_bad_executes(
     assert answer.status_code == status
     assert named in title(answer)
     assert not manager.called('execute')
+
+
+def test_commands_leave_threads_for_others(
+    api: Api, manager: FakeManager, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits for as long as its user likes; half of the 32 threads may do so."""
+    begun, end = threading.Semaphore(0), threading.Event()
+
+    def execute(*_: Any) -> tuple[str, int]:
+        begun.release()
+        assert end.wait(10)
+        return '', 0
+
+    monkeypatch.setattr(manager, 'execute', execute)
+    statuses: list[int] = []
+
+    def command() -> None:
+        statuses.append(api('POST', f'{url}/execute?command=sleep').status_code)
+
+    threads = [threading.Thread(target=command) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert begun.acquire(timeout=10)
+    refused = api('POST', f'{url}/execute?command=sleep')
+    assert (refused.status_code, title(refused)) == (
+        503,
+        'Too many commands are running; try again later.',
+    )
+    assert api('GET', url).status_code == 200
+    end.set()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 16
+    assert api('POST', f'{url}/execute?command=true').status_code == 200
 
 
 # --- logs

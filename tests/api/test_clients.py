@@ -38,13 +38,17 @@ def keystone(container_url: str) -> Any:
 
     def application(environ: dict[str, Any], start_response: Any) -> Any:
         base = f'http://{environ["HTTP_HOST"]}/v3'
+        subject = 'token'
         if environ['PATH_INFO'].endswith('/auth/tokens'):
+            asked = json.loads(environ['wsgi.input'].read(int(environ['CONTENT_LENGTH'])))
+            name = asked['auth']['identity']['password']['user']['name']
+            subject = 'admin' if name == 'admin' else 'token'
             body, status = token, '201 Created'
         else:
             links = [{'rel': 'self', 'href': base}]
             body = {'version': {'id': 'v3.14', 'status': 'stable', 'links': links}}
             status = '200 OK'
-        headers = [('Content-Type', 'application/json'), ('X-Subject-Token', 'token')]
+        headers = [('Content-Type', 'application/json'), ('X-Subject-Token', subject)]
         start_response(status, headers)
         return [json.dumps(body).encode()]
 
@@ -276,9 +280,13 @@ def test_the_zun_command_at_older_versions(
 @pytest.fixture
 def openstack(settings: None, capsys: pytest.CaptureFixture[str]) -> Command:
     shell = pytest.importorskip('openstackclient.shell')
+    from osc_lib.clientmanager import ClientManager
 
     def run(line: str) -> str:
         capsys.readouterr()
+        for cached in vars(ClientManager).values():
+            if hasattr(cached, '_handle'):
+                cached._handle = None  # kept for a process, which is one command elsewhere
         status = shell.main(shlex.split(line))
         captured = capsys.readouterr()
         assert status == 0, captured.err
@@ -305,3 +313,28 @@ def test_the_openstack_command(openstack: Command, manager: FakeManager) -> None
     assert 'nova' in openstack('appcontainer availability zone list')
     openstack('appcontainer delete --stop ping2')
     assert json.loads(openstack('appcontainer list -f json')) == []
+
+
+def test_the_openstack_command_as_administrator(
+    openstack: Command, manager: FakeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('OS_USERNAME', 'admin')
+    manager.add(name='web')
+    (service,) = json.loads(openstack('appcontainer service list -f json'))
+    assert (service['Host'], service['State']) == ('one', 'up')
+    (host,) = json.loads(openstack('appcontainer host list -f json'))
+    assert host['hostname'] == 'one'
+    assert 'Debian' in openstack('appcontainer host show one')
+    assert 'web' in openstack('appcontainer list --all-projects')
+    openstack('appcontainer delete --force --all-projects web')
+    assert not manager.containers
+
+
+@pytest.mark.parametrize('version', ['1.1', '1.12', '1.18', '1.40'])
+def test_the_openstack_command_at_older_versions(
+    openstack: Command, manager: FakeManager, version: str
+) -> None:
+    command = f'--os-container-api-version {version} appcontainer'
+    openstack(f'{command} create --name web --workdir /srv alpine sh -c "sleep 5"')
+    assert manager.called('create')[0]['spec']['command'] == ['sh', '-c', 'sleep 5']
+    assert 'web' in openstack(f'{command} list')

@@ -209,7 +209,8 @@ def test_a_name_of_several(api: Api, manager: FakeManager) -> None:
     assert answer.json['errors'][0]['code'] == 'container.container-name-not-unique'
 
 
-def test_policy_file_is_heeded(api: Api, manager: FakeManager, conf: Any, tmp_path: Any) -> None:
+@pytest.mark.usefixtures('api')  # registers the options
+def test_policy_file_is_heeded(manager: FakeManager, conf: Any, tmp_path: Any) -> None:
     (tmp_path / 'policy.yaml').write_text('"container:stop": "!"\n')
     conf.set_override('policy_file', str(tmp_path / 'policy.yaml'), 'oslo_policy')
     from tests.api.conftest import authenticate

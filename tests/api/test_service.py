@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import logging
 from typing import Any
 
@@ -81,6 +83,26 @@ def test_healthcheck(api: Api) -> None:
     answer = api('GET', '/healthcheck', token=None, version=None)
     assert answer.status_code == 200
     assert 'Vary' not in answer.headers
+
+
+def test_bodies_of_unannounced_length(serve: Any, application: Any, manager: FakeManager) -> None:
+    address = serve(application).removeprefix('http://')
+
+    def post(body: bytes) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection(address, timeout=10)
+        headers = {'X-Auth-Token': 'token', 'Content-Type': 'application/json'}
+        pieces = (body[start : start + 1000] for start in range(0, len(body), 1000))
+        connection.request('POST', '/v1/containers', pieces, headers, encode_chunked=True)
+        answer = connection.getresponse()
+        told = json.loads(answer.read())
+        connection.close()
+        return answer.status, told
+
+    assert post(b'{"image": "alpine", "workdir": "/srv"}')[0] == 202
+    assert manager.called('create')[0]['spec']['workdir'] == '/srv'
+    status, told = post(b'{"image": "' + b'x' * 200_000 + b'"}')
+    assert (status, told['errors'][0]['code']) == (413, 'container.request-too-large')
+    assert len(manager.called('create')) == 1
 
 
 def test_no_token(api: Api, manager: FakeManager) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import typing
 from collections.abc import Callable, Iterable
@@ -41,7 +42,8 @@ def build(
     :param reconciles: whether this process carries out what it accepts for its host
     """
     here = relay.Relay(conf, manager, conf.host if reconciles else None)
-    services = Services(conf, manager, policies.Policy(conf), here)
+    commands = threading.BoundedSemaphore(max(1, conf.api.threads // 2))
+    services = Services(conf, manager, policies.Policy(conf), here, commands)
     application: WSGIApplication = Application(services)
     # From the inside out. A request passes, in this order: its id; the proxy's headers,
     # which change its URL; its path put right, so that the rest knows what it is about;

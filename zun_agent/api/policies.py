@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import typing
 
 from oslo_policy import policy
@@ -168,12 +169,28 @@ def list_rules() -> list[policy.RuleDefault]:
     return rules
 
 
+_FILE_CHECK_INTERVAL = 1.0
+"""Seconds. A request asks several rules, and looking for the file costs more than a rule."""
+
+
+class _Enforcer(policy.Enforcer):
+    """Sees a change of the policy file within a second, not within each question."""
+
+    _next_check = 0.0
+
+    def load_rules(self, force_reload: bool = False) -> None:
+        """Read the file if it changed, unless it was looked at just now."""
+        if force_reload or time.monotonic() >= self._next_check:
+            super().load_rules(force_reload)
+            self._next_check = time.monotonic() + _FILE_CHECK_INTERVAL
+
+
 class Policy:
     """Answers whether a user may do a thing."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         """Use the policy file that `conf` names, over the defaults."""
-        self._enforcer = policy.Enforcer(conf)
+        self._enforcer = _Enforcer(conf)
         self._enforcer.register_defaults(list_rules())
 
     def allows(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import threading
 import typing
 
 import webob.exc
@@ -27,12 +28,17 @@ Json = dict[str, typing.Any]
 
 @dataclasses.dataclass(frozen=True)
 class Services:
-    """What handlers work with; one for the whole application."""
+    """What handlers work with; one for the whole application.
+
+    :ivar commands: how many users' commands may run at once: each holds a thread of the
+        server for as long as it likes, and all others still want to be served
+    """
 
     conf: cfg.ConfigOpts
     manager: Manager
     policy: policies.Policy
     relay: relay.Relay
+    commands: threading.BoundedSemaphore
 
 
 class Request(wrappers.Request):
