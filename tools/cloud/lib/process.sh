@@ -5,8 +5,11 @@
 # It is what makes a recorded pid safe to signal: a pid is reused, and a daemon's command line
 # and environment are no proof, since OpenStack's daemons overwrite both.
 pid_started() {
-    [ -r "/proc/$1/stat" ] || return 0
-    sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | awk '$1 != "Z" {print $20}'
+    local stat fields
+    { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
+    # the name before the last parenthesis may hold anything; the state comes next
+    read -r -a fields <<<"${stat##*) }"
+    [ "${fields[0]}" = Z ] || echo "${fields[19]}"
 }
 
 # running NAME: whether the recorded process still is the one that was started.

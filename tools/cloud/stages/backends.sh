@@ -1,7 +1,8 @@
 # Database, message bus and cache, started by hand, on loopback only.
 # shellcheck shell=bash
 
-DATABASES=(keystone glance placement neutron nova_api nova nova_cell0 cinder zun)
+MIGRATED=(keystone glance placement neutron nova_api nova nova_cell0 cinder)
+DATABASES=("${MIGRATED[@]}" zun) # the agent migrates its own when it starts
 
 sql() { mariadb --no-defaults -S "$RUN/mysql.sock" -uroot --batch --skip-column-names -e "$1"; }
 
@@ -44,15 +45,33 @@ stage_memcached() {
 
 message_bus_up() { (: <"/dev/tcp/$IP/$MQ_PORT"); }
 
-# Each service's migrations one after the other, the services side by side.
+# Migrations take most of the time of a first start, and always come to the same: their outcome is
+# kept beside the software, for that software and those settings.
 stage_databases() {
+    local outcome
+    [ ! -e "$STATE/done/databases" ] || return 0
+    outcome=$ALLINONE_CACHE/databases-$(stamp_of "$CLOUD/requirements.txt" "$ETC/nova/nova.conf" \
+        "$ETC/keystone/keystone.conf").sql
+    if [ -e "$outcome" ]; then
+        keystone_keys &
+        mariadb --no-defaults -S "$RUN/mysql.sock" -uroot <"$outcome"
+        wait $!
+    else
+        migrate
+        rm -f "$ALLINONE_CACHE"/databases-*.sql
+        mariadb-dump --no-defaults -S "$RUN/mysql.sock" -uroot \
+            --databases "${MIGRATED[@]}" >"$outcome.new"
+        mv "$outcome.new" "$outcome"
+    fi
+    touch "$STATE/done/databases"
+}
+
+# Each service's migrations one after the other, the services side by side.
+migrate() {
     local service pids=() rc=0 pid
     for service in keystone neutron nova glance placement cinder; do
-        [ ! -e "$STATE/done/sync-$service" ] || continue
-        (
-            "sync_$service" >"$LOG/sync-$service.log" 2>&1 && touch "$STATE/done/sync-$service" ||
-                fail "$LOG/sync-$service.log" "migrations of $service"
-        ) &
+        "sync_$service" >"$LOG/sync-$service.log" 2>&1 ||
+            fail "$LOG/sync-$service.log" "migrations of $service" &
         pids+=($!)
     done
     for pid in "${pids[@]}"; do wait "$pid" || rc=1; done
@@ -62,10 +81,13 @@ stage_databases() {
 keystone_manage() { keystone-manage --config-file "$ETC/keystone/keystone.conf" "$@"; }
 nova_manage() { nova-manage --config-file "$ETC/nova/nova.conf" "$@"; }
 
+keystone_keys() {
+    keystone_manage fernet_setup --keystone-user root --keystone-group root &&
+        keystone_manage credential_setup --keystone-user root --keystone-group root
+}
+
 sync_keystone() {
-    keystone_manage db_sync &&
-        keystone_manage fernet_setup --keystone-user root --keystone-group root &&
-        keystone_manage credential_setup --keystone-user root --keystone-group root &&
+    keystone_manage db_sync && keystone_keys &&
         keystone_manage bootstrap --bootstrap-password "$PASSWORD" \
             --bootstrap-region-id "$REGION" --bootstrap-public-url "$KEYSTONE_URL" \
             --bootstrap-internal-url "$KEYSTONE_URL" --bootstrap-admin-url "$KEYSTONE_URL"

@@ -1,4 +1,66 @@
-# The main job, done as the tenant and shown.
+# The main job, done as the tenant with the stock clients, and shown.
 # shellcheck shell=bash
 
-show_demo() { :; }
+DEMO_SERVER=mybox DEMO_CONTAINER=hello
+DEMO_PATIENCE=60 # seconds for a container to get where it is wanted
+
+# show COMMAND...: the command as a user would type it, and what it prints.
+show() {
+    printf '\n$ %s\n' "$*"
+    "$@" || fail "$LOG/zun-agent.log" "$1 $2"
+}
+
+# The first time all of it; later what came of it.
+show_demo() {
+    local began=$SECONDS gateway
+    export OS_CLOUD=demo
+    if [ -e "$STATE/done/demo" ]; then
+        show zun list
+        return 0
+    fi
+    gateway=$("$VENV/bin/python" -c 'import ipaddress, sys
+print(next(ipaddress.ip_network(sys.argv[1]).hosts()))' "$PRIVATE_CIDR")
+    demo_sandbox
+    demo_listing "$gateway"
+    touch "$STATE/done/demo"
+    say "$(printf '%-12s %6d s' demo $((SECONDS - began)))"
+}
+
+demo_sandbox() {
+    if ! openstack server show "$DEMO_SERVER" -f value -c status >/dev/null 2>&1; then
+        show openstack server create --image kubernetes/pause --flavor sandbox.small \
+            --network private --wait -c name -c status -c addresses -c flavor "$DEMO_SERVER"
+    fi
+    if ! zun show "$DEMO_CONTAINER" >/dev/null 2>&1; then
+        show zun run --name "$DEMO_CONTAINER" --hint sandbox="$DEMO_SERVER" alpine \
+            sh -c 'echo "hello from $(hostname)"; ip -4 -o address show eth0; exec sleep 1000000' |
+            brief
+    fi
+    container_is Running "$DEMO_CONTAINER"
+    show zun logs "$DEMO_CONTAINER"
+}
+
+# demo_listing GATEWAY: a container in a sandbox of its own, which goes with it.
+demo_listing() {
+    show zun run --name pingtest alpine ping -c 4 "$1" | brief
+    show zun list
+    container_is Stopped pingtest
+    show zun list
+    show zun logs pingtest
+    show zun delete pingtest
+}
+
+# brief: of a table of everything that a container has, what a reader looks for.
+brief() { grep -E '^$|^\$|^\+|Property| (uuid|name|image|command|status|hostname) ' || true; }
+
+container_is() {
+    local status i
+    for ((i = 0; i < DEMO_PATIENCE; i++)); do
+        status=$(zun show "$2" | awk '$2 == "status" {print $4}')
+        [ "$status" != "$1" ] || return 0
+        [ "$status" != Error ] || break
+        sleep 0.3
+    done
+    zun show "$2"
+    fail "$LOG/zun-agent.log" "container $2 is ${status:-unknown}, not $1"
+}

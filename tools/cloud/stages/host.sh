@@ -65,9 +65,11 @@ stage_openvswitch() {
 }
 
 # A switch that starts again makes the DHCP and L3 agents' devices anew, outside the namespaces
-# where they belong; the agents make what is missing.
+# where they belong. The agents make what is missing, as after a boot, when nothing is there.
 forget_agent_ports() {
     local port
+    stop_all 5 neutron-dhcp neutron-l3 neutron-metadata
+    forget_namespaces
     for port in $(ovs-vsctl --timeout=10 --bare --columns=name find interface type=internal); do
         case $port in
             tap* | qr-* | qg-*) ovs-vsctl --timeout=10 --if-exists del-port "$port" ;;

@@ -96,13 +96,16 @@ destroy_containers() {
     [ -z "$ids" ] || { docker unpause $ids; docker rm -f -v $ids; } >>"$LOG/destroy.log" 2>&1
     # A name is left alone that the label does not show to be of this cloud's making.
     ids=$(docker images -q --filter "label=$OUR_LABEL" | sort -u)
+    # what the driver loaded from Glance, whoever built it
+    ids+=" $(docker images -q zun-sandbox-image)"
     # shellcheck disable=SC2086
-    [ -z "$ids" ] || docker rmi -f $ids >>"$LOG/destroy.log" 2>&1
+    [ -z "${ids// /}" ] || docker rmi -f $ids >>"$LOG/destroy.log" 2>&1
 }
 
-# dnsmasq and haproxy of Neutron's agents have left the agents' sessions.
-destroy_networks() {
-    local pid namespace bridge
+# What Neutron's agents made for their networks: namespaces, and dnsmasq and haproxy in them,
+# which have left the agents' sessions.
+forget_namespaces() {
+    local pid namespace
     for pid in $(pgrep -f "$STATE/neutron/"); do
         case $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null) in
             dnsmasq\ * | haproxy\ * | */haproxy\ * | */dnsmasq\ *) kill -KILL "$pid" || true ;;
@@ -111,6 +114,11 @@ destroy_networks() {
     for namespace in $(ip netns list | awk '/^(qdhcp|qrouter|snat|fip)-/ {print $1}'); do
         ip netns del "$namespace"
     done
+}
+
+destroy_networks() {
+    local bridge
+    forget_namespaces
     ovs-vsctl --timeout=5 show >/dev/null 2>&1 || return 0
     for bridge in br-int br-tun br-ex; do ovs-vsctl --timeout=10 --if-exists del-br $bridge; done
     [ ! -e "$STATE/set.manager" ] || ovs-vsctl --timeout=10 del-manager
