@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.metadata
 import logging as python_logging
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent import futures
 
 from cheroot import wsgi
 from oslo_config import cfg
@@ -27,6 +31,9 @@ LOG = logging.getLogger(__name__)
 GRACE = 5
 """Seconds that requests in flight are given when the agent is told to stop."""
 
+M_ARENA_MAX = -8
+"""Of glibc's malloc.h."""
+
 STORE_RETRY = 3.0
 """Seconds between two attempts to reach the store at start."""
 
@@ -36,6 +43,8 @@ class Agent:
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         """Make the parts; nothing is connected to, written or started yet."""
+        # docker would import it for ssh:// URLs, which costs 8 MiB of memory and is of no use.
+        sys.modules.setdefault('paramiko', None)  # type: ignore[arg-type]
         # Imported here so that a front end that only serves the API need not load them.
         from zun_agent import images
         from zun_agent.reconciler import Reconciler
@@ -59,13 +68,14 @@ class Agent:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the agent until it is told to stop; return its exit status."""
     conf = configure(sys.argv[1:] if arguments is None else arguments)
+    _limit_arenas()
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
-    agent = Agent(conf)
-    agent.sandbox_store.prepare()
-    if not open_store(agent.store, told):
+    SandboxStore(conf.state_path).prepare()
+    if not open_store(options.connection(conf), told):
         return 0
+    agent = Agent(conf)
     try:
         server = listen(agent)
     except OSError as error:
@@ -83,6 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     told.wait()
     stop(agent, server)
     return 0
+
+
+def _limit_arenas() -> None:
+    """Let threads share their heaps: one for each would keep what a busy minute needed."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 def configure(arguments: Sequence[str]) -> cfg.ConfigOpts:
@@ -112,21 +128,33 @@ def version() -> str:
         return 'of a source tree'
 
 
-def open_store(store: Store, told: threading.Event) -> bool:
+def open_store(url: str, told: threading.Event) -> bool:
     """Bring the store's schema up to date, as soon as the database is there.
 
+    :param url: of the store, for SQLAlchemy
     :param told: is set when the agent is told to stop, which ends the wait
     :returns: whether it is open
     """
     while not told.is_set():
         try:
-            store.migrate()
+            # In a process of its own: the tools for that are big, and needed once.
+            with futures.ProcessPoolExecutor(1, multiprocessing.get_context('fork')) as apart:
+                apart.submit(_migrate, url).result()
         except errors.ServiceUnavailable as error:
             LOG.warning('%s Tried again in %g s.', error, STORE_RETRY)
             told.wait(STORE_RETRY)
         else:
             return True
     return False
+
+
+def _migrate(url: str) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    store = Store(url)
+    try:
+        store.migrate()
+    finally:
+        store.close()
 
 
 def listen(agent: Agent) -> wsgi.Server:
