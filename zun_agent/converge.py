@@ -70,6 +70,8 @@ class Converger:
         self._boot_id = contract.boot_id()
         self.looked_at: dict[str, int] = {}
         """When each container was last looked at in Docker, in nanoseconds since the epoch."""
+        self._met: set[str] = set()
+        self._verified: dict[str, contract.PauseContainer] = {}
         self._stops: dict[str, _Stop] = {}
         self._killed: dict[str, str] = {}
         self._quick_ends: dict[str, int] = {}
@@ -108,8 +110,7 @@ class Converger:
         if view.record is None and not self._concerns(container, view):
             self._forget(uuid)
             return None
-        self.looked_at[uuid] = time.time_ns()
-        docker = self._runtime.inspect(contract.container_name(uuid))
+        docker = self._look(container, view)
         if docker is not None and docker.labels.get(contract.LABEL_CONTAINER) != uuid:
             self._failed(container, 'Its name is taken in Docker by something else.')
             return None
@@ -127,7 +128,27 @@ class Converger:
             LOG.debug('container %s: next is %s', uuid, step.act)
         return self._acts[step.act](container, docker, view, step)
 
+    def pause_changed(self, sandbox_id: str | None = None) -> None:
+        """Believe no more what is known of a sandbox's pause container, or of any."""
+        if sandbox_id is None:
+            self._verified.clear()
+        else:
+            self._verified.pop(sandbox_id, None)
+
     # Looking
+
+    def _look(self, container: Container, view: View) -> Facts | None:
+        """Return what Docker shows of the container.
+
+        One that is new need not be looked for: should it be there, Docker will say so when
+        it is to be made.
+        """
+        uuid = container.uuid
+        self.looked_at[uuid] = time.time_ns()
+        new = container.docker_id is None and container.observed_generation == 0
+        if new and view.creatable and decision.wants_making(container) and uuid not in self._met:
+            return None
+        return self._runtime.inspect(contract.container_name(uuid))
 
     def _concerns(self, container: Container, view: View) -> bool:
         """Tell whether a container without a sandbox here is any business of this host's."""
@@ -164,11 +185,15 @@ class Converger:
             raise _NotYet('the sandbox is not there')
         if record.state not in wanted:
             raise _NotYet(f'the sandbox is {record.state}')
-        if record.state == contract.State.READY:
+        if (
+            record.state == contract.State.READY
+            and self._verified.get(record.instance_id) != record.pause
+        ):
             pause = self._runtime.inspect(record.pause.id)
             same_boot = record.pause.boot_id == self._boot_id
             if pause is None or not same_boot or not decision.is_that(record, pause):
                 raise _NotYet('the sandbox is said to be ready, and is not')
+            self._verified[record.instance_id] = record.pause
         return view
 
     # Recording
@@ -219,6 +244,7 @@ class Converger:
             self._questions,
         ):
             typing.cast(dict[str, object], kept).pop(uuid, None)
+        self._met.discard(uuid)
         self._fetcher.forget(uuid)
 
     # The steps
@@ -257,7 +283,13 @@ class Converger:
             with self._locks.hold(str(container.sandbox_id)):
                 view = self._checked(container, (contract.State.BUILDING, contract.State.READY))
                 assert view.record is not None  # noqa: S101
-                docker_id = self._make(container, view.record)
+                try:
+                    docker_id = self._make(container, view.record)
+                except NameTaken:
+                    if container.uuid in self._met:
+                        raise
+                    self._met.add(container.uuid)
+                    return 0  # it was made before: it may have run, too
                 if docker_id is None:
                     self._wait(container, facts)
                     return None
@@ -285,11 +317,6 @@ class Converger:
         body = creation.build_create(container, record, image, self._settings)
         try:
             return self._runtime.create(name, body)
-        except NameTaken:
-            found = self._runtime.inspect(name)
-            if found is None or found.labels != body['Labels'] | found.labels:
-                raise
-            return found.id
         except errors.ImageNotFound:
             if self._fetcher.ready(container, missing=True):
                 raise

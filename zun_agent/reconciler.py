@@ -84,7 +84,7 @@ class Reconciler:
         workers = conf.reconciler.workers or 2 * (os.cpu_count() or 1)
         self._containers = WorkQueue('container', self.converge, workers)
         self._boxes = WorkQueue('sandbox', self._claims.look, SANDBOX_WORKERS)
-        self._docker_watch = DockerWatch(runtime, self._heard, self._passing.set)
+        self._docker_watch = DockerWatch(runtime, self._heard, self._connected)
         self._directory_watch = DirectoryWatch(sandbox_store.root, self.wake_sandbox)
         self._threads = [
             threading.Thread(target=self._every, args=arguments, name=arguments[0], daemon=True)
@@ -159,8 +159,13 @@ class Reconciler:
             )
             self._runtime.kill(found.id, 'KILL')
 
+    def _connected(self) -> None:
+        self._converger.pause_changed()
+        self._passing.set()
+
     def _heard(self, event: Event) -> None:
         if event.role == contract.ROLE_PAUSE:
+            self._converger.pause_changed(event.sandbox_id)
             self.wake_sandbox(event.sandbox_id)
         elif event.container_uuid is not None:
             # Of what we did ourselves we have seen the outcome already.
