@@ -68,9 +68,6 @@ def container(
 ) -> Json:
     """Return a container as the API shows it.
 
-    One without a limit of its own has no ``cpu``, and an empty ``memory``: that one
-    Horizon's panel takes for a string.
-
     :param shown: which of `ADMIN_FIELDS` the user may see
     :param now: the time at which `status_detail` is true
     """
@@ -79,44 +76,55 @@ def container(
         'links': links(base_url, 'containers', record.uuid),
         'user_id': record.user_id,
         'project_id': record.project_id,
-        'name': record.name,
-        'image': record.image,
-        'command': record.command or [],
-        'entrypoint': record.entrypoint,
+        **_asked_for(record),
         'status': str(record.status),
         'status_reason': record.status_reason,
         'status_detail': status_detail(record, now or models.now()),
         'task_state': record.task_state,
-        'cpu': record.cpu,
-        'cpu_policy': record.cpu_policy,
-        'memory': '' if record.memory is None else str(record.memory),
-        'disk': record.disk or 0,
-        'environment': record.environment or {},
-        'workdir': record.workdir,
-        'ports': record.ports or [],
-        'hostname': record.hostname,
-        'labels': record.labels or {},
-        'addresses': record.addresses or {},
-        'image_driver': record.image_driver,
-        'image_pull_policy': record.image_pull_policy,
         'host': record.host,
-        'restart_policy': _restart_policy(record.restart_policy),
-        'interactive': record.interactive,
-        'tty': record.tty,
+        'addresses': record.addresses or {},
+        'ports': record.ports or [],
         'security_groups': record.security_groups or [],
-        'auto_remove': record.auto_remove,
-        'auto_heal': record.auto_heal,
-        'runtime': None,
-        'privileged': False,
-        'healthcheck': record.healthcheck or {},
-        'registry_id': None,
         'created_at': time(record.created_at),
         'updated_at': time(record.updated_at),
+        'runtime': None,
+        'privileged': False,
+        'registry_id': None,
     }
     for field in ADMIN_FIELDS:
         if field not in shown:
             del view[field]
     return view
+
+
+def _asked_for(record: Container) -> Json:
+    """Return what the user asked for.
+
+    A container without a limit of its own has no ``cpu``, and an empty ``memory``: that
+    one Horizon's panel takes for a string.
+    """
+    return {
+        'name': record.name,
+        'image': record.image,
+        'image_driver': record.image_driver,
+        'image_pull_policy': record.image_pull_policy,
+        'command': record.command or [],
+        'entrypoint': record.entrypoint,
+        'environment': record.environment or {},
+        'workdir': record.workdir,
+        'labels': record.labels or {},
+        'hostname': record.hostname,
+        'cpu': record.cpu,
+        'cpu_policy': record.cpu_policy,
+        'memory': '' if record.memory is None else str(record.memory),
+        'disk': record.disk or 0,
+        'restart_policy': _restart_policy(record.restart_policy),
+        'interactive': record.interactive,
+        'tty': record.tty,
+        'auto_remove': record.auto_remove,
+        'auto_heal': record.auto_heal,
+        'healthcheck': record.healthcheck or {},
+    }
 
 
 def networks(addresses: Json, *, grouped: bool) -> list[Json]:
