@@ -214,9 +214,7 @@ class ZunDriver(Inspection, Refusals, driver.ComputeDriver):
         :raises nova.exception.VirtualInterfacePlugException: they cannot be made
         """
         try:
-            made = self._sandboxes.running(instance.uuid)
-            if made is not None:
-                self._connector.connect(instance, list(network_info), made)
+            self._change_interfaces(instance, list(network_info))
         except exception.VirtualInterfacePlugException:
             raise
         except Exception as error:  # nova-compute would not start
@@ -230,7 +228,10 @@ class ZunDriver(Inspection, Refusals, driver.ComputeDriver):
     def attach_interface(self, context: Any, instance: Any, image_meta: Any, vif: Any) -> None:
         """Give a running sandbox one more interface."""
         others = [other for other in instance.get_network_info() if other['id'] != vif['id']]
-        self._change_interfaces(instance, [*others, vif])
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._network.unplug, instance, [vif])
+            self._change_interfaces(instance, [*others, vif])
+            undo.pop_all()
 
     @in_novas_words
     def detach_interface(self, context: Any, instance: Any, vif: Any) -> None:
@@ -240,9 +241,11 @@ class ZunDriver(Inspection, Refusals, driver.ComputeDriver):
         self._change_interfaces(instance, others)
 
     def _change_interfaces(self, instance: Any, vifs: list[Any]) -> None:
-        made = self._sandboxes.running(instance.uuid)
-        if made is not None:
-            self._connector.connect(instance, vifs, made)
+        # nova does not keep these from running beside a stop.
+        with self._sandboxes.lock(instance.uuid):
+            made = self._sandboxes.running(instance.uuid)
+            if made is not None:
+                self._connector.connect(instance, vifs, made)
 
     def _unplugging(self, instance: Any, network_info: Any) -> Callable[[], None]:
         return functools.partial(self._network.unplug, instance, network_info or ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import typing
 from collections.abc import Callable
@@ -107,7 +108,13 @@ class Watcher:
             thread_pool_factory.spawn(self._emit, event)
             return
         thread_pool_factory.spawn(self._note_end, instance_id)
-        self._pending[instance_id] = self._later.submit_with_delay(self._emit, event)
+        later = self._later.submit_with_delay(self._emit, event)
+        self._pending[instance_id] = later
+        later.add_done_callback(functools.partial(self._forget, instance_id))
+
+    def _forget(self, instance_id: str, done: typing.Any) -> None:
+        if self._pending.get(instance_id) is done:
+            self._pending.pop(instance_id, None)
 
     def _note_end(self, instance_id: str) -> None:
         try:

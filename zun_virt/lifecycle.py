@@ -58,9 +58,15 @@ class Lifecycle:
         self._lock_timeout = lock_timeout
         self._boot_id = sandbox.boot_id()
 
-    def lock(self, instance_id: str) -> contextlib.AbstractContextManager[None]:
-        """Hold the sandbox's lock."""
-        return self.store.lock(instance_id, self._lock_timeout)
+    @contextlib.contextmanager
+    def lock(self, instance_id: str) -> Iterator[None]:
+        """Hold the sandbox's lock, of which nothing is left when there is no sandbox."""
+        with self.store.lock(instance_id, self._lock_timeout):
+            try:
+                yield
+            finally:
+                if not self.store.directory(instance_id).is_dir():
+                    self.store.discard_lock(instance_id)
 
     def record(self, instance_id: str) -> Sandbox | None:
         """Return the sandbox's record, None when it has none or an unreadable one."""
@@ -133,6 +139,8 @@ class Lifecycle:
             container = self._docker.pause_container(instance_id)
             if record is None or record.pause is None or container is None or not container.pid:
                 raise host.Conflict(f'sandbox {instance_id} ended while its network was made')
+            if record.state not in (State.BUILDING, State.READY, State.PAUSED):
+                raise host.Conflict(f'sandbox {instance_id} is {record.state}')
             if container.started_at != record.pause.started_at:
                 raise host.Conflict(f'sandbox {instance_id} was started by somebody else')
             state = State.PAUSED if container.state == 'paused' else State.READY
@@ -204,7 +212,6 @@ class Lifecycle:
             unplug()
             self._cgroups.remove(record.cgroup_parent if record else self._parent(instance_id))
             self.store.remove(instance_id)
-            self.store.discard_lock(instance_id)
 
     def note_end(self, instance_id: str) -> bool:
         """Write down that a sandbox's pause container ended by itself, if it did.
@@ -213,24 +220,24 @@ class Lifecycle:
 
         :returns: whether the record was changed
         """
-        if not self.store.directory(instance_id).is_dir():
+        if not self._promised(instance_id):
+            # Most ends are ours: whoever stops or removes it holds the lock meanwhile.
             return False
         with self.lock(instance_id):
-            if not self.store.directory(instance_id).is_dir():
-                # It was removed while we waited, and its lock with it.
-                self.store.discard_lock(instance_id)
-                return False
-            record = self.record(instance_id)
-            if record is None or record.state not in (State.READY, State.PAUSED, State.STOPPING):
+            record = self._promised(instance_id)
+            if record is None:
                 return False
             container = self._docker.pause_container(instance_id)
             if container is not None and self._is(record, container):
                 return False
-            running = record.running
-            if record.state is not State.STOPPING:
-                running = self._running(record, self._docker.containers(instance_id))
+            running = self._running(record, self._docker.containers(instance_id))
             self.store.write(record.replace(state=State.STOPPED, pause=None, running=running))
             return True
+
+    def _promised(self, instance_id: str) -> Sandbox | None:
+        """Return the record of a sandbox if it says that its pause container runs."""
+        record = self.record(instance_id)
+        return record if record and record.state in (State.READY, State.PAUSED) else None
 
     def _is(self, record: Sandbox, container: host.Container) -> bool:
         """Return whether the container runs as the very one that the record speaks of."""

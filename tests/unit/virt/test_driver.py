@@ -374,6 +374,21 @@ def test_interfaces_come_and_go(zun, machine, vif):
     assert '10.1.0.9' not in hosts.read_text()
 
 
+def test_an_interface_that_cannot_be_attached_leaves_nothing(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    instance.info_cache.network_info = model.NetworkInfo([vif])
+    machine.switch.fail(ValueError('no database'))
+    with pytest.raises(exception.NovaException):
+        zun.attach_interface(None, instance, None, make_vif(2))
+    assert list(machine.kernel.devices) == list(machine.switch.ports) == [vif['devname']]
+
+
+def test_interfaces_of_an_unknown_sandbox_leave_nothing(zun, machine, vif):
+    zun.plug_vifs(make_instance(), [vif])
+    zun.detach_interface(None, make_instance(), vif)
+    assert machine.leftovers() == {}
+
+
 def test_the_engine_away_is_an_error_and_no_state(zun, machine, vif):
     instance = spawn(zun, make_instance(), [vif])
     machine.docker.down = True
