@@ -108,6 +108,8 @@ TAKEN = [
     ({'image_driver': 'glance'}, {'image_driver': 'glance'}),
     ({'image_driver': 'None'}, {}),
     ({'image_pull_policy': ''}, {}),
+    ({'image_pull_policy': 'always'}, {'image_pull_policy': 'always'}),
+    ({'image_pull_policy': 'never'}, {'image_pull_policy': 'never'}),
     ({'security_groups': ['web', 'b7a2']}, {'security_groups': ['web', 'b7a2']}),
     ({'availability_zone': 'edge'}, {'availability_zone': 'edge'}),
     ({'cpu_policy': 'shared'}, {}),
@@ -250,7 +252,6 @@ def test_query_of_create_is_checked(api: Api, query: str) -> None:
         ({'privileged': True}, 'container:create:privileged'),
         ({'privileged': 'true'}, 'container:create:privileged'),
         ({'runtime': 'runc'}, 'container:create:runtime'),
-        ({'image_pull_policy': 'always'}, 'container:create:image_pull_policy'),
         ({'host': 'one'}, 'container:create:requested_destination'),
     ],
 )
@@ -260,6 +261,28 @@ def test_guarded_members(api: Api, manager: FakeManager, body: dict[str, Any], r
     assert rule in title(answer)
     assert answer.json['errors'][0]['code'] == 'container.policy-not-authorized'
     assert not manager.called('create')
+
+
+@pytest.mark.parametrize(
+    ('default', 'asked', 'status'),
+    [
+        ('always', 'always', 202),
+        ('always', 'ifnotpresent', 403),
+        ('always', 'never', 403),
+        ('never', 'never', 202),
+        ('never', 'always', 403),
+        ('ifnotpresent', 'always', 202),
+    ],
+)
+def test_an_operators_pull_policy_stands(
+    api: Api, conf: Any, default: str, asked: str, status: int
+) -> None:
+    conf.set_override('default_image_pull_policy', default, 'container')
+    answer = post(api, {'image_pull_policy': asked})
+    assert answer.status_code == status
+    if status == 403:
+        assert 'container:create:image_pull_policy' in title(answer)
+    assert post(api, {'image_pull_policy': asked}, token='admin').status_code == 202
 
 
 def test_what_administrators_may(api: Api, manager: FakeManager) -> None:

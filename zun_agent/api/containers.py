@@ -31,7 +31,6 @@ FILTERS = frozenset(
 _GUARDED = (
     ('privileged', 'container:create:privileged'),
     ('runtime', 'container:create:runtime'),
-    ('image_pull_policy', 'container:create:image_pull_policy'),
     ('host', 'container:create:requested_destination'),
 )
 """Members of the create body that need a rule of their own."""
@@ -55,6 +54,7 @@ def create(request: Request) -> Response:
     for field, rule in _GUARDED:
         if _asks_for(body.get(field)):
             request.authorize(rule)
+    _authorize_pull_policy(request, body.get('image_pull_policy'))
     wanted = spec.of_body(
         body,
         tty_apart=request.version >= _TTY,
@@ -70,6 +70,20 @@ def create(request: Request) -> Response:
 
 def _asks_for(value: typing.Any) -> bool:
     return bool(value) and value not in ('False', 'false')
+
+
+def _authorize_pull_policy(request: Request, asked: str | None) -> None:
+    """Guard what an operator decides by a default of always or never.
+
+    Zun's default is always: with that a tenant who cannot pull an image cannot use the
+    copy that another's container left on the host, unless he may choose for himself.
+    Where the default is ifnotpresent, no choice gives him more than he has.
+
+    :raises PolicyNotAuthorized: the default stands, and he asks for another
+    """
+    default = request.services.conf.container.default_image_pull_policy
+    if asked and default != 'ifnotpresent' and asked != default:
+        request.authorize('container:create:image_pull_policy')
 
 
 def _check_version(request: Request, body: typing.Any) -> None:

@@ -33,7 +33,12 @@ _RULES = (
     ('container:create', ADMIN_OR_OWNER, 'Create a container.', _CREATE),
     ('container:create:runtime', ADMIN, 'Choose the OCI runtime.', _CREATE),
     ('container:create:privileged', NOBODY, 'Create a privileged container.', _CREATE),
-    ('container:create:image_pull_policy', ADMIN, 'Choose the image pull policy.', _CREATE),
+    (
+        'container:create:image_pull_policy',
+        ADMIN,
+        'Choose an image pull policy, where the default is another than ifnotpresent.',
+        _CREATE,
+    ),
     ('container:create:requested_destination', ADMIN, 'Choose the host.', _CREATE),
     ('container:delete', ADMIN_OR_OWNER, 'Delete a container.', f'DELETE {_ONE}'),
     ('container:delete_all_projects', ADMIN, "Delete any project's container.", f'DELETE {_ONE}'),
