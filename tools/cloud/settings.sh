@@ -53,6 +53,6 @@ OUR_LABEL=org.openstack.zun.allinone   # on images built here
 unset PYTHONDONTWRITEBYTECODE PYTHONPATH # without .pyc files every start compiles 2000 modules
 export PATH=$BIN:$VENV/bin:$PATH:/usr/sbin:/sbin
 export OS_CLIENT_CONFIG_FILE=$ALLINONE_DIR/clouds.yaml
-export LC_ALL=C.UTF-8
+export LC_ALL=C.UTF-8 UV_CACHE_DIR=$ALLINONE_CACHE/uv
 # A caller's credentials must not meet those of this cloud.
 unset "${!OS_AUTH@}" OS_USERNAME OS_PASSWORD OS_PROJECT_NAME OS_TOKEN

@@ -6,8 +6,27 @@ DEMO_PATIENCE=60 # seconds for a container to get where it is wanted
 
 # show COMMAND...: the command as a user would type it, and what it prints.
 show() {
-    printf '\n$ %s\n' "$*"
+    prompt "$@"
     "$@" || fail "$LOG/zun-agent.log" "$1 $2"
+}
+
+# show_brief COMMAND...: the same, of a table of everything only what a reader looks for.
+show_brief() {
+    local output
+    prompt "$@"
+    output=$("$@") || fail "$LOG/zun-agent.log" "$1 $2: $output"
+    awk -F' *[|] *' '$2 ~ /^(uuid|name|image|command|status)$/ {
+        printf "    %-8s %s\n", $2, $3}' <<<"$output"
+}
+
+prompt() {
+    local word
+    printf '\n$'
+    for word in "$@"; do
+        [[ $word =~ ^[A-Za-z0-9_./:=-]+$ ]] || word="'$word'"
+        printf ' %s' "$word"
+    done
+    printf '\n'
 }
 
 # The first time all of it; later what came of it.
@@ -32,9 +51,9 @@ demo_sandbox() {
             --network private --wait -c name -c status -c addresses -c flavor "$DEMO_SERVER"
     fi
     if ! zun show "$DEMO_CONTAINER" >/dev/null 2>&1; then
-        show zun run --name "$DEMO_CONTAINER" --hint sandbox="$DEMO_SERVER" alpine \
-            sh -c 'echo "hello from $(hostname)"; ip -4 -o address show eth0; exec sleep 1000000' |
-            brief
+        # shellcheck disable=SC2016  # for the shell in the container
+        show_brief zun run --name "$DEMO_CONTAINER" --hint sandbox="$DEMO_SERVER" alpine \
+            sh -c 'echo "hello from $(hostname)"; exec sleep 1000000'
     fi
     container_is Running "$DEMO_CONTAINER"
     show zun logs "$DEMO_CONTAINER"
@@ -42,7 +61,9 @@ demo_sandbox() {
 
 # demo_listing GATEWAY: a container in a sandbox of its own, which goes with it.
 demo_listing() {
-    show zun run --name pingtest alpine ping -c 4 "$1" | brief
+    if ! zun show pingtest >/dev/null 2>&1; then # left by a demonstration that was interrupted
+        show_brief zun run --name pingtest alpine ping -c 4 "$1"
+    fi
     show zun list
     container_is Stopped pingtest
     show zun list
@@ -50,9 +71,7 @@ demo_listing() {
     show zun delete pingtest
 }
 
-# brief: of a table of everything that a container has, what a reader looks for.
-brief() { grep -E '^$|^\$|^\+|Property| (uuid|name|image|command|status|hostname) ' || true; }
-
+# container_is STATUS NAME: waits for it.
 container_is() {
     local status i
     for ((i = 0; i < DEMO_PATIENCE; i++)); do

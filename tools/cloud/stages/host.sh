@@ -85,11 +85,11 @@ stage_docker() {
     touch "$STATE/started.docker"
     pgrep -x containerd >/dev/null || start_service containerd
     start_service dockerd
-    wait_for 60 dockerd docker_up
+    answers dockerd
 }
 
 stage_registry() {
     render registry.yml | put "$ETC/registry.yml"
     start_service registry
-    wait_for 30 registry http_up "http://$REGISTRY/v2/"
+    answers registry
 }

@@ -16,7 +16,7 @@ wsgi() {
     local name=$1 workers=$2 module=$3 stamp=$4
     shift 4
     start "$name" "$stamp" uwsgi --http-socket "$IP:${PORTS[$name]}" \
-        --module "$module:application" --master --lazy-apps --need-app \
+        --module "$module:application" --master --no-orphans --lazy-apps --need-app \
         --processes "$workers" --threads 1 --enable-threads --die-on-term --buffer-size 65535 \
         --listen 100 --worker-reload-mercy 5 --add-header 'Connection: close' \
         --disable-logging --log-5xx --procname-prefix "$name " --pyargv '' "$@"
@@ -100,9 +100,19 @@ start_compute() {
     start "$1" "$stamp" "${AS[@]}" "$VENV/bin/nova-compute" --config-file "$conf"
 }
 
+# answers NAME: waits for a service that is asked over HTTP, and for the engine.
+answers() {
+    case $1 in
+        keystone | placement | glance | neutron-api | nova-api | nova-metadata | cinder-api | zun-agent)
+            wait_for 90 "$1" http_up "http://$IP:${PORTS[$1]}/" ;;
+        registry) wait_for 30 "$1" http_up "http://$REGISTRY/v2/" ;;
+        dockerd) wait_for 60 "$1" docker_up ;;
+    esac
+}
+
 stage_keystone() {
     start_service keystone
-    wait_for 60 keystone http_up "$KEYSTONE_URL"
+    answers keystone
 }
 
 # In the order in which others wait for them.
@@ -113,15 +123,10 @@ stage_services() {
         neutron-ovs-agent neutron-periodic; do
         start_service $name
     done
-    wait_for 90 placement http_up "http://$IP:$PLACEMENT_PORT"
+    answers placement
     for name in nova-compute cinder-api neutron-dhcp neutron-l3 neutron-metadata nova-metadata \
         cinder-scheduler cinder-volume zun-agent; do
-        [ "$name${ALLINONE_WITHOUT_AGENT:-}" != zun-agent1 ] || continue
         start_service $name
     done
-    for name in glance neutron-api nova-api cinder-api; do
-        wait_for 90 $name http_up "http://$IP:${PORTS[$name]}"
-    done
-    [ -z "${ALLINONE_WITHOUT_AGENT:-}" ] || return 0
-    wait_for 90 zun-agent http_up "http://$IP:$AGENT_PORT/"
+    for name in glance neutron-api nova-api cinder-api zun-agent; do answers $name; done
 }
