@@ -89,6 +89,12 @@ def test_the_host_of_the_container_answers(
         assert cloud.two.called('logs')[0]['tail'] == 5
 
 
+def test_an_action_has_the_id_that_the_client_was_told(cloud: Cloud) -> None:
+    answer = cloud.api('POST', '/v1/containers/far/stop')
+    (action,) = cloud.two.acts[cloud.far.uuid]
+    assert action.request_id == answer.headers['X-Openstack-Request-Id']
+
+
 @pytest.mark.parametrize('rest', ['', '/network_list', '/container_actions'])
 def test_what_is_recorded_any_agent_tells(cloud: Cloud, rest: str) -> None:
     assert cloud.api('GET', f'/v1/containers/far{rest}').status_code == 200

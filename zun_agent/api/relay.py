@@ -14,6 +14,7 @@ from urllib3 import connection
 from werkzeug import wrappers
 
 from zun_agent import errors
+from zun_agent.conf import KEYSTONE_AUTH_GROUP
 
 if typing.TYPE_CHECKING:
     from oslo_config import cfg
@@ -71,6 +72,8 @@ class Relay:
         self._host = host
         self._session = requests.Session()
         self._session.trust_env = False  # agents are reached without a proxy
+        tls = conf[KEYSTONE_AUTH_GROUP]
+        self._session.verify = not tls.insecure and (tls.cafile or True)
         for scheme in ('http://', 'https://'):
             self._session.mount(scheme, _Adapter(pool_maxsize=conf.api.threads))
 

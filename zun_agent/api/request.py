@@ -57,6 +57,9 @@ class Request(wrappers.Request):
     def context(self) -> context.Context:
         """Who asks."""
         made = context.from_environ(self.environ)
+        if relay.is_relayed(self.environ) and made.global_request_id:
+            # The record of what was done is found by the id that the client was told.
+            made.request_id = made.global_request_id
         made.is_admin = self.services.policy.allows(made, 'context_is_admin', {})
         return made
 
