@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent import futures
 
@@ -34,6 +35,14 @@ GRACE = 5
 M_ARENA_MAX = -8
 """Of glibc's malloc.h."""
 
+UNWANTED = ('eventlet', 'paramiko')
+"""Modules that libraries import where they are installed, and do without where not.
+
+eventlet comes with oslo.cache's pool of connections to memcached: a thread in which it was
+imported never ends in the eyes of `Thread.join`. paramiko is docker's, for ssh:// URLs, and
+costs 8 MiB of memory.
+"""
+
 STORE_RETRY = 3.0
 """Seconds between two attempts to reach the store at start."""
 
@@ -43,8 +52,6 @@ class Agent:
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         """Make the parts; nothing is connected to, written or started yet."""
-        # docker would import it for ssh:// URLs, which costs 8 MiB of memory and is of no use.
-        sys.modules.setdefault('paramiko', None)  # type: ignore[arg-type]
         # Imported here so that a front end that only serves the API need not load them.
         from zun_agent import images
         from zun_agent.reconciler import Reconciler
@@ -67,8 +74,9 @@ class Agent:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the agent until it is told to stop; return its exit status."""
-    conf = configure(sys.argv[1:] if arguments is None else arguments)
+    _keep_out(*UNWANTED)
     _limit_arenas()
+    conf = configure(sys.argv[1:] if arguments is None else arguments)
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
@@ -93,6 +101,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     told.wait()
     stop(agent, server)
     return 0
+
+
+def _keep_out(*names: str) -> None:
+    """Let imports of these modules fail from now on."""
+    for name in names:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
 
 def _limit_arenas() -> None:
@@ -179,23 +193,31 @@ def listen(agent: Agent) -> wsgi.Server:
 
 
 def stop(agent: Agent, server: wsgi.Server) -> None:
-    """Let requests in flight and steps of the reconciler end, and end the process.
+    """Let requests in flight and steps of the reconciler end.
 
     What they do not get done in this time is done after the next start.
     """
     LOG.info('zun-agent stops: requests in flight have %g s', GRACE)
-    # Its own time-out ends in a join without one, for ever if a user's command is running.
-    closing = threading.Thread(target=server.stop, name='api-stop', daemon=True)
-    closing.start()
+    serving = list(server.requests._threads)
+    # It joins its threads without a time-out in the end: not to be waited for.
+    threading.Thread(target=server.stop, name='api-stop', daemon=True).start()
     agent.reconciler.stop()
-    closing.join(GRACE + 1)
-    if closing.is_alive():
-        LOG.warning('zun-agent stops with requests in flight')
+    deadline = time.monotonic() + GRACE
+    while busy := [thread for thread in serving if thread.is_alive()]:
+        if time.monotonic() > deadline:
+            LOG.warning('zun-agent stops with %d requests in flight', len(busy))
+            break
+        time.sleep(0.05)
     agent.store.close()
     LOG.info('zun-agent has stopped')
+
+
+def run() -> None:
+    """Run the agent, and end the process whatever its threads are doing."""
+    status = main()
     python_logging.shutdown()
-    if closing.is_alive():
-        os._exit(0)
+    sys.stderr.flush()
+    os._exit(status)  # the interpreter would wait for threads, as long as users' commands run
 
 
 class _Server(wsgi.Server):
@@ -215,4 +237,4 @@ def _serve(server: wsgi.Server, told: threading.Event) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run()

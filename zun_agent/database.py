@@ -85,17 +85,18 @@ class Database:
 
         :raises errors.ServiceUnavailable: the database does not answer
         """
-        if self._url.get_backend_name() == 'sqlite':
-            _create_file(self._url.database)
         try:
+            if self._url.get_backend_name() == 'sqlite':
+                _create_file(self._url.database)
             with self.engine.connect().execution_options(zun_write=True) as connection:
                 connection.begin()  # for SQLite this is the lock
                 self._lock_schema(connection)
                 yield connection
                 connection.commit()
                 self._unlock_schema(connection)
-        except exc.DBAPIError as error:
-            raise errors.ServiceUnavailable(f'The store does not answer: {error.orig}') from error
+        except (exc.DBAPIError, OSError) as error:
+            reason = error.orig if isinstance(error, exc.DBAPIError) else error
+            raise errors.ServiceUnavailable(f'The store cannot be used: {reason}.') from error
 
     def _lock_schema(self, connection: sa.Connection) -> None:
         """Keep other agents out; SQLite's transactions on the schema do so by themselves."""
