@@ -48,7 +48,7 @@ print(next(ipaddress.ip_network(sys.argv[1]).hosts()))' "$PRIVATE_CIDR")
 demo_sandbox() {
     if ! openstack server show "$DEMO_SERVER" -f value -c status >/dev/null 2>&1; then
         show openstack server create --image kubernetes/pause --flavor sandbox.small \
-            --network private --wait -c name -c status -c addresses -c flavor "$DEMO_SERVER"
+            --network private --wait -c name -c status -c addresses "$DEMO_SERVER"
     fi
     if ! zun show "$DEMO_CONTAINER" >/dev/null 2>&1; then
         # shellcheck disable=SC2016  # for the shell in the container

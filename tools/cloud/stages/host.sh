@@ -41,8 +41,8 @@ stage_users() {
     sed -e "s|/usr/bin/privsep-helper|$VENV/bin/privsep-helper|" \
         -e "s|/etc/nova/nova\\\\.conf|$(regex_of "$ETC/nova-compute-$HOST/nova.conf")|" \
         "$REPO/etc/sudoers.d/zun-virt" >"$RUN/sudoers"
-    visudo -c -f "$RUN/sudoers"
-    install -m 440 "$RUN/sudoers" "$SUDOERS"
+    visudo -c -q -f "$RUN/sudoers" # a broken file there breaks sudo for everyone
+    put "$SUDOERS" 440 <"$RUN/sudoers"
 }
 
 regex_of() { printf '%s' "$1" | sed -e 's/[.]/\\\\./g'; }

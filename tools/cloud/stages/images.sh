@@ -112,10 +112,12 @@ fetch_packages() {
     local name
     mkdir -p "$DEBS"
     for name in "$@"; do
-        compgen -G "$DEBS/${name}_*.deb" >/dev/null ||
-            (cd "$DEBS" && apt-get download -q -o APT::Sandbox::User=root "$name")
+        compgen -G "$DEBS/${name}_*.deb" >/dev/null || fetch_package "$name" ||
+            { apt-get update -q && fetch_package "$name"; }
     done
 }
+
+fetch_package() { (cd "$DEBS" && apt-get download -q -o APT::Sandbox::User=root "$1"); }
 
 # An engine that was there before and knows no mirror gets the stand-ins under their names.
 mirror_or_tag() {
