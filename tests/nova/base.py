@@ -167,10 +167,17 @@ class CloudTestCase(integrated_helpers._IntegratedTestBase):
         """Ask for a server and wait until it has come to the wanted status."""
         return self.wait_for(self.request(**changes), status=wanted)
 
-    def port_is_down(self):
-        """Let Neutron make ports that are not up before it says so."""
+    def port_is_down(self, timeout=10):
+        """Let Neutron make ports that are not up before it says so.
+
+        :param timeout: seconds that nova-compute waits for that
+        """
         self.neutron.default_port = dict(self.neutron.default_port, status='DOWN')
-        self.flags(vif_plugging_timeout=10)
+        self.flags(vif_plugging_timeout=timeout)
+
+    def port_is_up(self):
+        """Let Neutron make ports that are up at once, as it does here without `port_is_down`."""
+        self.neutron.default_port = dict(self.neutron.default_port, status='ACTIVE')
 
     def tell_plugged(self, server, status='completed'):
         """Be Neutron, whose agent has found the server's port, or not."""
@@ -188,7 +195,7 @@ class CloudTestCase(integrated_helpers._IntegratedTestBase):
         admin = context.get_admin_context()
         with context.target_cell(admin, self.host_mappings[host].cell_mapping) as cell:
             manager._sync_power_states(cell)
-        self.eventually(lambda: self.assertEqual({}, manager._syncs_in_progress))
+        self.eventually(lambda: self.assertFalse(manager._syncs_in_progress))
 
     def wait_for(self, server, **wanted):
         """Wait until the server's attributes are as wanted and nothing goes on with it."""
@@ -213,7 +220,7 @@ class CloudTestCase(integrated_helpers._IntegratedTestBase):
             except AssertionError:
                 if time.monotonic() > deadline:
                     raise
-            time.sleep(0.03)
+            time.sleep(0.1)
 
     def act(self, server, **action):
         """Ask for an action on the server."""

@@ -77,8 +77,8 @@ class LifeTestCase(base.CloudTestCase):
 
             def look(before=before):
                 record = self.record(server)
-                self.assertNotEqual(before.pause.started_at, record.pause.started_at)
                 self.assertEqual(sandbox.State.READY, record.state)
+                self.assertNotEqual(before.pause.started_at, record.pause.started_at)
                 return record
 
             after = self.eventually(look)
@@ -121,6 +121,73 @@ class LifeTestCase(base.CloudTestCase):
         self.assertEqual(before, self.record(server))
         self.assertEqual('running', self.pause_container(server)['State']['Status'])
         self.assertEqual('running', self.box.user_container(mine)['State']['Status'])
+
+    def test_suspend_freezes_too(self):
+        server = self.create()
+        mine = self.box.add_user_container(server['id'])
+        before = self.record(server)
+
+        self.act(server, suspend=None)
+        self.wait_for(server, status='SUSPENDED')
+        self.assertEqual(sandbox.State.PAUSED, self.record(server).state)
+        self.assertEqual('paused', self.box.user_container(mine)['State']['Status'])
+
+        self.act(server, resume=None)
+        self.wait_for(server, status='ACTIVE')
+        self.assertEqual(before, self.record(server))
+        self.assertEqual('running', self.box.user_container(mine)['State']['Status'])
+
+    def test_interfaces_can_be_attached_and_detached(self):
+        server = self.create()
+        first = self.record(server).addresses
+        wanted = {'interfaceAttachment': {'net_id': self.neutron.network_1['id']}}
+        port = self.api.attach_interface(server['id'], wanted).body['interfaceAttachment']
+        self.assertEqual(2, len(self.box.plugged()))
+        self.assertIn(port['port_id'], self.box.plugged())
+        both = self.record(server)
+        self.assertEqual(sandbox.State.READY, both.state)
+        self.assertEqual(
+            {first[0].port_id, port['port_id']}, {address.port_id for address in both.addresses}
+        )
+
+        self.api.detach_interface(server['id'], port['port_id'])
+
+        def look():
+            self.assertEqual([first[0].port_id], self.box.plugged())
+            self.assertEqual(first, self.record(server).addresses)
+            self.assertEqual(1, len(self.api.get_port_interfaces(server['id'])))
+
+        self.eventually(look)
+        self.delete(server)
+        self.assert_nothing_left()
+
+    def test_an_interface_can_be_detached_while_stopped(self):
+        server = self.create()
+        port = self.record(server).addresses[0].port_id
+        self.act(server, **{'os-stop': None})
+        self.wait_for(server, status='SHUTOFF')
+
+        self.api.detach_interface(server['id'], port)
+        self.eventually(lambda: self.assertEqual([], self.api.get_port_interfaces(server['id'])))
+
+        self.act(server, **{'os-start': None})
+        self.wait_for(server, status='ACTIVE')
+        self.assertEqual((), self.record(server).addresses)
+        self.delete(server)
+        self.assert_nothing_left()
+
+    def test_an_interface_that_cannot_be_plugged_is_not_attached(self):
+        server = self.create()
+        before = self.snapshot(server)
+        wanted = {'interfaceAttachment': {'net_id': self.neutron.network_1['id']}}
+        with self.box.failing('plug', 'Operation not permitted'):
+            refusal = self.assertRaises(
+                client.OpenStackApiException, self.api.attach_interface, server['id'], wanted
+            )
+        self.assertEqual(500, refusal.response.status_code)
+        self.assert_unharmed(server, before)
+        self.assertEqual(1, len(self.api.get_port_interfaces(server['id'])))
+        self.assertEqual(1, len(self.box.plugged()))
 
     def test_a_paused_sandbox_can_be_deleted(self):
         server = self.create()

@@ -136,6 +136,7 @@ class TwoKindsTestCase(base.CloudTestCase):
         self.assert_nothing_left()
 
     def test_a_full_host_is_not_made_up_for_by_the_other_kind(self):
+        self.flags(cores=-1, group='quota')
         flavor = self.add_flavor('large', trait=base.SANDBOX_TRAIT, vcpu=1000)
         server = self.create('ERROR', flavorRef=flavor)
         self.assertIn('No valid host', server['fault']['message'])
