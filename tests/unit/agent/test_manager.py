@@ -226,6 +226,19 @@ def test_the_sweep_leaves_what_has_its_answer(agent):
     assert agent.store.container(made.uuid).desired == 'running'
 
 
+def test_an_answer_that_comes_during_the_sweep(agent, monkeypatch):
+    agent.cloud.fail('POST', '/v2.1/servers', 'done')
+    with pytest.raises(Unanswered):
+        create(agent)
+    old = agent.store.intents(0)
+    (server_id,) = agent.cloud.servers
+    agent.store.bind_intent(old[0].intent_id, server_id)
+    monkeypatch.setattr(agent.store, 'intents', lambda older_than: old)
+    intents.sweep(agent.store, agent.sandboxes, 0)
+    assert list(agent.cloud.servers) == [server_id]
+    assert agent.store.container(server_id).desired == 'running'
+
+
 def test_an_answer_that_comes_after_the_sweep(agent, monkeypatch):
     ask = agent.sandboxes.create
 

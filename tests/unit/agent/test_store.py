@@ -12,7 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import exc
 
-from zun_agent import database, errors, models
+from zun_agent import database, errors, models, records
 from zun_agent.models import Action, Container, Desired, Status
 from zun_agent.store import Store
 
@@ -358,23 +358,22 @@ def test_a_sandbox_does_not_go_under_those_who_live_there(store):
         store.add_container(container(sandbox_id=made.sandbox_id))
 
 
-def test_joining_and_deleting_at_once_one_of_them_fails(store):
+def test_who_joins_while_the_sandbox_is_given_up_is_refused(store, monkeypatch):
     made = owner(store)
-    barrier = threading.Barrier(2)
+    check = records.check_alone
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        joining = []
 
-    def delete():
-        barrier.wait(10)
+        def check_and_wait(session, current):
+            check(session, current)
+            join = pool.submit(store.add_container, container(sandbox_id=made.sandbox_id))
+            joining.append(join)
+            concurrent.futures.wait([join], timeout=0.3)  # it has to wait for us instead
+
+        monkeypatch.setattr(records, 'check_alone', check_and_wait)
         store.request(made.uuid, action=action('delete'), alone=True, desired=Desired.DELETED)
-
-    def join():
-        barrier.wait(10)
-        store.add_container(container(sandbox_id=made.sandbox_id))
-
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        done = [pool.submit(delete), pool.submit(join)]
-        outcomes = [future.exception(20) for future in done]
-    assert sorted(outcome is None for outcome in outcomes) == [False, True]
-    assert errors.SandboxConflict in map(type, outcomes)
+        assert type(joining[0].exception(20)) is errors.SandboxConflict
+    assert len(store.containers_in(made.sandbox_id)) == 1
 
 
 def test_the_last_one_out_takes_the_sandbox(store):
