@@ -31,6 +31,10 @@ START = 60.0  # seconds within which a container must have started, its sandbox 
 SERVER = 90.0  # seconds within which a server must have done what it was asked for
 
 
+MADE: set[str] = set()
+"""Ids, as digits only, of all servers and containers that the tests made."""
+
+
 class User:
     """One account of the cloud: ``admin``, ``demo`` or ``other``."""
 
@@ -86,8 +90,14 @@ class User:
         )
 
     def cli_json(self, *words: str) -> typing.Any:
-        """Run an ``openstack`` command with output in JSON."""
-        return json.loads(self.cli('openstack', *words, '-f', 'json'))
+        """Run an ``openstack`` command with output in JSON.
+
+        The format is asked for before other options: what comes last may be the command of
+        a container.
+        """
+        options = next((at for at, word in enumerate(words) if word.startswith('-')), len(words))
+        asked = (*words[:options], '-f', 'json', *words[options:])
+        return json.loads(self.cli('openstack', *asked))
 
     def request(
         self, method: str, path: str, *, version: str = '1.40', **kwargs: typing.Any
@@ -206,11 +216,13 @@ class Workspace:
     def adopt(self, container_id: str) -> str:
         """See to it that a container made in another way goes, too."""
         self._containers.append(container_id)
+        MADE.update(host.ids(container_id))
         return container_id
 
     def adopt_server(self, server_id: str) -> str:
         """See to it that a server made in another way goes, too."""
         self._servers.append(server_id)
+        MADE.update(host.ids(server_id))
         return server_id
 
     def running(self, image: str = 'alpine', **spec: typing.Any) -> str:
@@ -247,7 +259,7 @@ class Workspace:
             networks=networks,
             **spec,
         )
-        self._servers.append(server.id)
+        self.adopt_server(server.id)
         if wait:
             self.until_server(server.id, 'ACTIVE')
         return str(server.id)

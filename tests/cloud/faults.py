@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import signal
+import subprocess
 
 import requests
 
@@ -31,6 +32,15 @@ def main_process(service: str) -> int:
         alive = False
     assert alive, f'{service} is dead already: {host.tail(settings.load().log(service))}'
     return int(pid)
+
+
+def runs(service: str) -> bool:
+    """Whether the process that allinone started for a service is there."""
+    try:
+        main_process(service)
+    except AssertionError:
+        return False
+    return True
 
 
 def _children(parent: int) -> list[int]:
@@ -128,7 +138,36 @@ def docker_answers() -> bool:
         return False
 
 
+def kill_docker() -> None:
+    """Kill the engine; its containers' shims live on."""
+    if _docker_is_allinones():
+        kill('dockerd')
+        return
+    pid = int(pathlib.Path('/var/run/docker.pid').read_text())
+    words = pathlib.Path(f'/proc/{pid}/cmdline').read_bytes().decode().split('\0')[:-1]
+    _found_docker[:] = words
+    os.kill(pid, signal.SIGKILL)
+    wait_until('dockerd dead', lambda: not _alive(pid), timeout=10, interval=0.05)
+
+
 def restart_docker() -> None:
-    """Start the engine again, and wait until it answers."""
-    restart('dockerd')
+    """Start the engine again, in the way in which it was, and wait until it answers."""
+    if _docker_is_allinones():
+        restart('dockerd')
+    else:
+        with settings.load().log('dockerd').open('ab') as log:
+            subprocess.Popen(
+                _found_docker,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
     wait_until('Docker answers', docker_answers, timeout=ANSWER)
+
+
+_found_docker: list[str] = []  # the command of an engine that allinone found running
+
+
+def _docker_is_allinones() -> bool:
+    return settings.load().pid_file('dockerd').exists()

@@ -24,6 +24,8 @@ Container = docker.models.containers.Container
 
 CONTROL_GROUPS = pathlib.Path('/sys/fs/cgroup')
 
+_NOISE = re.compile(r'neutronclient is deprecated|GET /\S* status 200')
+
 # What no deletion may leave behind, by the table that holds it.
 ROWS = {
     'Neutron ports': "select id from neutron.ports where device_owner not like 'network:%'",
@@ -193,10 +195,11 @@ def _of_servers(names: Iterable[str]) -> set[str]:
     What others do with the same Docker and the same control groups is none of our business.
     """
     digits = {row[0].replace('-', '') for row in query('select uuid from nova.instances')}
-    return {name for name in names if _ids(name) & digits}
+    return {name for name in names if ids(name) & digits}
 
 
-def _ids(name: str) -> set[str]:
+def ids(name: str) -> set[str]:
+    """Return the uuids in a name, as digits only."""
     return set(re.findall('[0-9a-f]{32}', name.replace('-', '')))
 
 
@@ -240,7 +243,7 @@ def tail(path: pathlib.Path, lines: int = 15, since: int = 0) -> str:
     with path.open('rb') as stream:
         stream.seek(max(since, path.stat().st_size - 100_000))
         text = stream.read().decode(errors='replace')
-    told = [line[:300] for line in text.splitlines() if 'neutronclient is deprecated' not in line]
+    told = [line[:300] for line in text.splitlines() if not _NOISE.search(line)]
     return '\n'.join(told[-lines:])
 
 

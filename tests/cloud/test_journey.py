@@ -126,7 +126,7 @@ def test_commands_on_a_container(space: Workspace) -> None:
     user.cli('openstack', 'appcontainer', 'set', '--name', fresh, container_id)
     assert user.show(fresh).uuid == container_id
     actions = {row['action'] for row in user.cli_json('appcontainer', 'action', 'list', fresh)}
-    assert {'create', 'pause', 'unpause', 'reboot'} <= actions
+    assert {'run', 'pause', 'unpause', 'reboot'} <= actions
 
     refused = user.cli_result('openstack', 'appcontainer', 'delete', fresh)
     assert user.status(container_id) == 'Running'
