@@ -73,14 +73,12 @@ class Sandboxes:
         :raises errors.NoSandboxFlavor: no flavor holds what is asked
         :raises errors.AgentError: an image, network or security group is not to be had
         """
-        flavor = choose(
-            self._flavors(context),
-            Ask(cpu=container.cpu, memory=container.memory, disk=container.disk),
-            trait=self._conf.trait,
-            named=container.hints.get('flavor'),
-            default_cpu=self._defaults.default_cpu,
-            default_memory=self._defaults.default_memory,
-        )
+        try:
+            flavor = self._choose(context, container)
+        except errors.NoSandboxFlavor:
+            # There may be one since we asked, some seconds ago.
+            self._cache.drop(('flavors', context.project_id))
+            flavor = self._choose(context, container)
         neutron = self._cloud.as_user(context, 'network')
         if container.security_groups:
             container.security_groups = networks.security_groups(
@@ -242,6 +240,16 @@ class Sandboxes:
         return networks.addresses(sandbox, ports)
 
     # The parts of a request for a sandbox
+
+    def _choose(self, context: typing.Any, container: Container) -> Flavor:
+        return choose(
+            self._flavors(context),
+            Ask(cpu=container.cpu, memory=container.memory, disk=container.disk),
+            trait=self._conf.trait,
+            named=container.hints.get('flavor'),
+            default_cpu=self._defaults.default_cpu,
+            default_memory=self._defaults.default_memory,
+        )
 
     def _networks(
         self, context: typing.Any, neutron: Client, container: Container

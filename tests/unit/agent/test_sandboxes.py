@@ -210,6 +210,15 @@ def test_a_refusal_makes_us_ask_anew(sandboxes, cloud):
     assert len(cloud.asked('GET', '/v2.0/networks')) == 2
 
 
+def test_a_flavor_that_is_new_is_found(sandboxes, cloud):
+    make(sandboxes, cloud.context(), intent())
+    cloud.flavors.append(fake_cloud.flavor('new', 8, 8192))
+    plan = sandboxes.plan(cloud.context(), intent(hints={'flavor': 'new'}))
+    assert plan.body['server']['flavorRef'] == 'id-new'
+    with pytest.raises(errors.NoSandboxFlavor):
+        sandboxes.plan(cloud.context(), intent(hints={'flavor': 'none'}))
+
+
 def test_a_service_that_is_in_no_catalog(sandboxes, cloud):
     context = cloud.context()
     context.service_catalog = context.service_catalog[1:]
