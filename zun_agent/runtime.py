@@ -126,6 +126,12 @@ class Runtime:
             self._api = api
         return self._api
 
+    def close(self) -> None:
+        """Close the connections to the engine; the next call opens another."""
+        if self._api is not None:
+            self._api.close()
+            self._api = None
+
     # What the reconciler does
 
     def inspect(self, name: str) -> Facts | None:
@@ -398,6 +404,8 @@ class EventStream:
         except (*_TRANSPORT_ERRORS, ValueError, AttributeError) as error:
             # The last two: the connection was closed under the reader, by `close`.
             LOG.debug("Docker's events ended: %s", error)
+        finally:
+            self._response.close()
 
     def close(self) -> None:
         """End the subscription, from any thread."""

@@ -1,0 +1,96 @@
+"""What Docker is asked for, of what the user asked for."""
+
+import pytest
+
+from tests.unit.agent.test_decision import container, record
+from zun_agent import creation
+from zun_virt import sandbox as contract
+
+SETTINGS = creation.Settings(log_max_size=7, log_max_files=2)
+
+
+def build(**fields):
+    return creation.build_create(container(**fields), record(), 'image:tag', SETTINGS)
+
+
+def test_it_lives_in_its_sandbox():
+    body = build()
+    host = body['HostConfig']
+    joined = 'container:pause-id'
+    assert (host['NetworkMode'], host['IpcMode'], host['PidMode']) == (joined,) * 3
+    assert host['VolumesFrom'] == ['pause-id']
+    assert host['CgroupParent'] == '/zun/abc'
+    assert body['Image'] == 'image:tag'
+
+
+@pytest.mark.parametrize(
+    ('fields', 'member', 'value'),
+    [
+        ({'command': ['ping', 'x']}, 'Cmd', ['ping', 'x']),
+        ({'entrypoint': ['/x']}, 'Entrypoint', ['/x']),
+        ({'environment': {'A': 'b=c', 'D': ''}}, 'Env', ['A=b=c', 'D=']),
+        ({'workdir': '/srv'}, 'WorkingDir', '/srv'),
+        ({'tty': True}, 'Tty', True),
+        ({'interactive': True}, 'OpenStdin', True),
+    ],
+)
+def test_what_is_asked_for(fields, member, value):
+    assert build(**fields)[member] == value
+
+
+@pytest.mark.parametrize('member', ['Cmd', 'Entrypoint', 'WorkingDir'])
+def test_what_is_not_asked_for_is_the_images(member):
+    assert member not in build(command=None)
+
+
+@pytest.mark.parametrize('member', ['Hostname', 'Domainname', 'MacAddress', 'ExposedPorts', 'User'])
+def test_what_conflicts_with_a_shared_network_is_never_asked_for(member):
+    assert member not in build()
+
+
+def test_it_may_little():
+    host = build()['HostConfig']
+    assert host['Privileged'] is False
+    assert host['CapDrop'] == ['ALL']
+    assert 'NET_RAW' in host['CapAdd']
+    assert not {'NET_ADMIN', 'SYS_ADMIN', 'SYS_PTRACE', 'MKNOD'} & set(host['CapAdd'])
+    assert not {'Binds', 'Mounts', 'Devices', 'SecurityOpt', 'Sysctls'} & host.keys()
+
+
+def test_docker_neither_restarts_nor_judges_it():
+    body = build(restart_policy={'Name': 'always'})
+    assert body['HostConfig']['RestartPolicy'] == {'Name': 'no'}
+    assert body['Healthcheck'] == {'Test': ['NONE']}
+
+
+def test_its_log_is_limited():
+    assert build()['HostConfig']['LogConfig'] == {
+        'Type': 'json-file',
+        'Config': {'max-size': '7m', 'max-file': '2'},
+    }
+
+
+def test_a_users_labels_cannot_pass_for_ours():
+    labels = build(labels={contract.LABEL_SANDBOX: 'forged', 'traefik.enable': 'true'})['Labels']
+    assert labels[contract.LABEL_SANDBOX] == record().instance_id
+    assert labels[contract.LABEL_ROLE] == contract.ROLE_CONTAINER
+    assert 'traefik.enable' not in labels
+    assert labels[creation.LABEL_NAMESPACE + 'traefik.enable'] == 'true'
+
+
+@pytest.mark.parametrize(
+    ('cpu', 'memory', 'expected'),
+    [
+        (None, None, (0, 0, 0, 0)),
+        (0.5, None, (0, 0, 100_000, 50_000)),
+        (2, 64, (64 << 20, 64 << 20, 100_000, 200_000)),
+    ],
+)
+def test_limits(cpu, memory, expected):
+    found = creation.resources(container(cpu=cpu, memory=memory))
+    assert tuple(found.values()) == expected
+
+
+def test_a_sandbox_without_a_pause_container_is_none():
+    with pytest.raises(ValueError, match='no pause container'):
+        creation.build_create(container(), record(pause=None), 'i', SETTINGS)

@@ -1,0 +1,607 @@
+"""The way of containers through their life, with Docker and Nova in memory."""
+
+import uuid
+
+import pytest
+
+from tests.unit.agent.fakes import HOST, World
+from zun_agent import decision, errors
+from zun_agent.models import Status
+from zun_virt import sandbox as contract
+from zun_virt.sandbox import State
+
+
+@pytest.fixture
+def world(tmp_path):
+    world = World(tmp_path)
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def box(world):
+    return world.box()
+
+
+@pytest.fixture
+def running(world, box):
+    uuid = world.container(box)
+    assert world.settle(uuid).status == Status.RUNNING
+    return uuid
+
+
+def test_run(world, box):
+    container = world.settle(world.container(box))
+    assert container.status == Status.RUNNING
+    assert container.host == HOST
+    assert container.incarnation == box.incarnation
+    assert container.docker_id == world.docker(container.uuid).id
+    assert container.observed_generation == container.generation
+    assert container.task_state is None
+    assert container.addresses == {'a-network': [{'addr': '10.0.0.5', 'version': 4}]}
+    assert world.actions(container.uuid) == {'run': (True, None)}
+
+
+def test_create_does_not_start(world, box):
+    container = world.settle(world.container(box, run=False))
+    assert container.status == Status.CREATED
+    assert world.docker(container.uuid).state == 'created'
+    assert container.observed_generation == container.generation
+
+
+def test_created_while_building_and_started_when_ready(world):
+    box = world.box(State.BUILDING)
+    uuid = world.container(box)
+    assert world.settle(uuid).status == Status.CREATED
+    assert 'start' not in world.runtime.calls[2:]
+    world.write(box, state=State.READY)
+    assert world.settle(uuid).status == Status.RUNNING
+
+
+def test_nothing_is_made_before_the_pause_container(world):
+    box = world.box(State.BUILDING, pause=None)
+    container = world.settle(world.container(box))
+    assert container.status == Status.CREATING
+    assert world.docker(container.uuid) is None
+
+
+@pytest.mark.parametrize('state', [State.STOPPING, State.STOPPED, State.PAUSED, State.DELETING])
+def test_nothing_starts_in_a_sandbox_that_is_not_ready(world, box, state):
+    uuid = world.container(box, run=False)
+    world.settle(uuid)
+    world.request(uuid, 'start')
+    world.write(box, state=state)
+    world.settle(uuid)
+    assert world.docker(uuid).state == 'created'
+    assert world.store.container(uuid).observed_generation == 1
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'started_at': '2020-01-01T00:00:00Z'},
+        {'boot_id': 'of another boot'},
+        {'id': 'another'},
+    ],
+)
+def test_a_record_that_is_out_of_date_is_not_believed(world, box, change):
+    pause = contract.PauseContainer(**{**vars(box.pause), **change})
+    world.write(box, pause=pause)
+    uuid = world.container(box)
+    world.settle(uuid)
+    assert world.docker(uuid) is None
+
+
+def test_stop_and_start(world, running):
+    first = world.docker(running)
+    world.request(running, 'stop')
+    world.settle(running)
+    assert world.runtime.calls[-1] == 'kill SIGTERM'
+    world.runtime.end(first.id, 143)
+    container = world.settle(running)
+    assert (container.status, container.exit_code) == (Status.STOPPED, 143)
+    world.request(running, 'start')
+    assert world.settle(running).status == Status.RUNNING
+    assert world.docker(running).id == first.id
+    assert world.actions(running)['stop'] == (True, None)
+
+
+def test_a_stop_that_is_not_heeded_ends_in_a_kill(world, running):
+    world.request(running, 'stop', stop_timeout=0.01)
+    assert world.agent.converge(running) == pytest.approx(0.01, abs=0.1)
+    world.agent.converge(running)
+    while world.docker(running).alive:
+        world.agent.converge(running)
+    assert world.runtime.calls[-1] == 'kill KILL'
+    assert world.settle(running).status == Status.STOPPED
+
+
+def test_a_stop_signal_is_sent_once(world, running):
+    world.request(running, 'stop')
+    for _ in range(3):
+        world.agent.converge(running)
+    assert world.runtime.calls.count('kill SIGTERM') == 1
+
+
+def test_restart(world, running):
+    before = world.docker(running)
+    world.request(running, 'reboot')
+    world.settle(running)
+    world.settle(running)
+    after = world.docker(running)
+    assert after.id == before.id
+    assert after.started != before.started
+    container = world.store.container(running)
+    assert (container.status, container.operation) == (Status.RUNNING, None)
+
+
+def test_a_restart_is_not_repeated_after_the_agents_death(world, running):
+    world.request(running, 'reboot')
+    docker_id = world.docker(running).id
+    world.runtime.end(docker_id, 0)
+    world.runtime.start(docker_id)  # the last thing that the agent did
+    starts = world.runtime.calls.count('start')
+    world.restart_agent()
+    world.look(world.store.container(running).sandbox_id)
+    assert world.settle(running).operation is None
+    assert world.runtime.calls.count('start') == starts
+
+
+def test_kill(world, running):
+    world.request(running, 'kill')
+    world.settle(running)
+    container = world.settle(running)
+    assert (container.status, container.exit_code) == (Status.STOPPED, 137)
+    assert container.status_reason is None
+    assert world.actions(running)['kill'] == (True, None)
+
+
+def test_a_signal_that_does_not_end_it(world, running):
+    world.request(running, 'kill', operation={'op': 'kill', 'signal': 'HUP'})
+    assert world.settle(running).status == Status.RUNNING
+    assert world.runtime.calls.count('kill HUP') == 1
+
+
+def test_what_a_user_killed_is_not_restarted_by_its_policy(world, box):
+    uuid = world.container(box, restart_policy={'Name': 'always'})
+    world.settle(uuid)
+    world.request(uuid, 'kill')
+    world.settle(uuid)
+    assert world.settle(uuid).status == Status.STOPPED
+
+
+def test_pause_and_unpause(world, running):
+    world.request(running, 'pause')
+    assert world.settle(running).status == Status.PAUSED
+    world.request(running, 'unpause')
+    assert world.settle(running).status == Status.RUNNING
+
+
+def test_what_the_driver_froze_is_not_thawed(world, box, running):
+    box = world.write(box, state=State.PAUSED)
+    world.runtime.pause(world.docker(running).id)
+    assert world.settle(running).status == Status.PAUSED
+    box = world.write(box, state=State.READY)
+    assert world.settle(running).status == Status.PAUSED  # the driver thaws it
+    assert 'unpause' not in world.runtime.calls
+
+
+def test_update(world, running):
+    world.request(running, 'update', cpu=0.5, memory=64)
+    world.settle(running)
+    assert world.docker(running).resources['CpuQuota'] == 50_000
+    assert world.docker(running).resources['Memory'] == 64 << 20
+
+
+def test_an_update_that_docker_refuses_ends_as_an_error(world, running):
+    world.runtime.fail['update'] = [errors.DockerError('invalid argument')]
+    world.request(running, 'update', cpu=0.5)
+    container = world.settle(running)
+    assert (container.status, container.status_reason) == (Status.RUNNING, 'invalid argument')
+    assert world.actions(running)['update'] == (True, 'Error')
+
+
+def test_an_update_does_not_run_a_job_again_that_ended(world, running):
+    world.request(running, 'update', cpu=0.5)
+    world.runtime.end(world.docker(running).id, 0, ago=5)
+    container = world.settle(running)
+    assert container.status == Status.STOPPED
+    assert not world.docker(running).alive
+
+
+@pytest.mark.parametrize('code', [0, 1, 255])
+def test_the_end_of_a_job_is_a_result(world, running, code):
+    world.runtime.end(world.docker(running).id, code, ago=5)
+    container = world.settle(running)
+    assert (container.status, container.exit_code) == (Status.STOPPED, code)
+    assert container.finished_at is not None
+    world.restart_agent()
+    world.look(container.sandbox_id)
+    assert world.settle(running).status == Status.STOPPED
+    assert world.runtime.calls.count('start') == 2  # the pause container's, and its own
+
+
+def test_a_job_that_ended_while_the_agent_was_dead_is_not_run_twice(world, box):
+    uuid = world.container(box)
+    world.settle(uuid)
+    # As if the agent had died between Docker's start and its own record of it.
+    world.store.observe(uuid, started_at=None, docker_id=None, status=Status.CREATING)
+    with world.store._database.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE containers SET observed_generation=0, task_state='container_creating'"
+        )
+    world.runtime.end(world.docker(uuid).id, 0, ago=5)
+    world.restart_agent()
+    world.look(box.instance_id)
+    container = world.settle(uuid)
+    assert (container.status, container.exit_code) == (Status.STOPPED, 0)
+    assert world.runtime.calls.count('start') == 2
+
+
+def test_out_of_memory(world, running):
+    world.runtime.end(world.docker(running).id, 137, ago=5, oom=True)
+    assert world.settle(running).status_reason == decision.OUT_OF_MEMORY
+
+
+def test_a_bad_command(world, box):
+    world.runtime.fail['start'] = [errors.Invalid('exec: "x": executable file not found')]
+    uuid = world.container(box)
+    container = world.settle(uuid)
+    assert (container.status, container.exit_code) == (Status.ERROR, 127)
+    assert 'executable file not found' in container.status_reason
+    assert world.actions(uuid) == {'run': (True, 'Error')}
+    assert world.settle(uuid).status == Status.ERROR
+    world.request(uuid, 'start')
+    assert world.settle(uuid).status == Status.RUNNING
+
+
+def test_docker_that_fails_is_tried_again_and_then_given_up(world, box):
+    failure = errors.DockerError('unavailable')
+    world.runtime.fail['start'] = [failure]
+    uuid = world.container(box)
+    assert world.agent.converge(uuid) > 0
+    assert world.settle(uuid, 30).status == Status.RUNNING
+    world.runtime.fail['start'] = [failure] * 10
+    other = world.container(box)
+    for _ in range(12):
+        world.agent.converge(other)
+    assert world.store.container(other).status == Status.ERROR
+
+
+def test_docker_that_is_away_changes_no_status(world, running):
+    world.runtime.fail['inspect'] = [errors.ServiceUnavailable('away')]
+    with pytest.raises(errors.ServiceUnavailable):
+        world.agent.converge(running)
+    assert world.store.container(running).status == Status.RUNNING
+
+
+@pytest.mark.parametrize('step', ['create', 'start'])
+def test_an_agent_that_dies_in_the_middle_of_a_run(world, box, step):
+    uuid = world.container(box)
+
+    class Death(BaseException):
+        pass
+
+    def die(*_, **__):
+        raise Death
+
+    world.agent._converger._store = type('Dead', (), {'container': world.store.container})()
+    world.agent._converger._store.observe = die
+    if step == 'create':
+        world.runtime.fail['start'] = [Death()]
+    with pytest.raises(Death):
+        world.settle(uuid)
+    docker_id = world.docker(uuid).id
+    world.restart_agent()
+    world.look(box.instance_id)
+    container = world.settle(uuid)
+    assert (container.status, container.docker_id) == (Status.RUNNING, docker_id)
+    assert world.runtime.calls.count('start') == (3 if step == 'create' else 2)
+
+
+class TestImages:
+    def wait(self, world, uuid):
+        world.agent._fetcher._pool.submit(lambda: None).result(5)
+        return world.settle(uuid)
+
+    def test_a_missing_image_is_pulled(self, world, box):
+        uuid = world.container(box, image='nginx')
+        world.settle(uuid)
+        assert self.wait(world, uuid).status == Status.RUNNING
+        assert 'pull docker.io/library/nginx:latest' in world.runtime.calls
+
+    def test_a_present_image_asks_no_registry(self, world, running):
+        assert not [call for call in world.runtime.calls if call.startswith('pull')]
+
+    def test_always_asks(self, world, box):
+        world.runtime.registry.add('docker.io/library/alpine:latest')
+        uuid = world.container(box, image_pull_policy='always')
+        world.settle(uuid)
+        assert self.wait(world, uuid).status == Status.RUNNING
+        assert world.runtime.calls.count('pull docker.io/library/alpine:latest') == 1
+
+    def test_never_asks(self, world, box):
+        uuid = world.container(box, image='nginx', image_pull_policy='never')
+        container = world.settle(uuid)
+        assert container.status == Status.ERROR
+        assert 'never' in container.status_reason
+
+    def test_an_image_that_nobody_has(self, world, box):
+        uuid = world.container(box, image='nosuch')
+        world.settle(uuid)
+        container = self.wait(world, uuid)
+        assert container.status == Status.ERROR
+        assert container.status_reason == 'Image nosuch could not be pulled: manifest unknown'
+        assert world.actions(uuid) == {'run': (True, 'Error')}
+
+    def test_it_is_fetched_while_the_sandbox_is_building(self, world):
+        box = world.box(State.BUILDING, pause=None)
+        uuid = world.container(box, image='nginx')
+        world.settle(uuid)
+        world.agent._fetcher._pool.submit(lambda: None).result(5)
+        assert 'docker.io/library/nginx:latest' in world.runtime.images
+
+
+class TestRestartPolicy:
+    def test_on_failure_with_a_limit(self, world, box):
+        policy = {'Name': 'on-failure', 'MaximumRetryCount': 2}
+        uuid = world.container(box, restart_policy=policy)
+        world.settle(uuid)
+        for expected in (1, 2):
+            world.runtime.end(world.docker(uuid).id, 1, ago=60)
+            container = world.settle(uuid)
+            assert (container.status, container.restart_count) == (Status.RUNNING, expected)
+        world.runtime.end(world.docker(uuid).id, 1, ago=60)
+        assert world.settle(uuid).status == Status.STOPPED
+
+    def test_on_failure_lets_success_be(self, world, box):
+        uuid = world.container(box, restart_policy={'Name': 'on-failure'})
+        world.settle(uuid)
+        world.runtime.end(world.docker(uuid).id, 0, ago=60)
+        assert world.settle(uuid).status == Status.STOPPED
+
+    def test_the_pause_grows(self, world, box):
+        uuid = world.container(box, restart_policy={'Name': 'always'})
+        world.settle(uuid)
+        world.agent._converger._quick_ends[uuid] = 5
+        world.runtime.end(world.docker(uuid).id, 1)
+        assert world.agent.converge(uuid) == pytest.approx(3.2, abs=0.3)
+        assert world.store.container(uuid).status == Status.RESTARTING
+
+    @pytest.mark.parametrize(
+        ('quick', 'seconds'), [(0, 0.1), (1, 0.2), (4, 1.6), (10, 60), (99, 60)]
+    )
+    def test_backoff(self, quick, seconds):
+        assert decision.backoff(quick) == pytest.approx(seconds)
+
+    def test_a_stopped_container_stays_stopped(self, world, box):
+        uuid = world.container(box, restart_policy={'Name': 'always'})
+        world.settle(uuid)
+        world.request(uuid, 'stop', stop_timeout=0)
+        world.settle(uuid)
+        world.settle(uuid)
+        assert world.store.container(uuid).status == Status.STOPPED
+
+
+class TestSandbox:
+    def test_those_that_the_driver_stopped_run_again(self, world, box, running):
+        job = world.container(box)
+        world.settle(job)
+        world.runtime.end(world.docker(job).id, 0, ago=30)
+        world.settle(job)
+        box = world.stop_box(box, running)
+        container = world.settle(running)
+        assert (container.status, container.interrupted) == (Status.STOPPED, True)
+        assert container.status_reason == decision.SANDBOX_STOPPED
+        box = world.start_box(box)
+        assert world.settle(running).status == Status.RUNNING
+        assert world.settle(job).status == Status.STOPPED
+        assert not world.docker(job).alive
+        # That it ran again is history: an end of its own is a result.
+        world.runtime.end(world.docker(running).id, 0, ago=1)
+        assert world.settle(running).status == Status.STOPPED
+
+    def test_the_agent_need_not_be_there_when_it_happens(self, world, box, running):
+        box = world.stop_box(box, running)
+        box = world.start_box(box)
+        world.restart_agent()
+        world.look(box.instance_id)
+        assert world.settle(running).status == Status.RUNNING
+        assert world.docker(running).alive
+
+    @pytest.mark.parametrize('seen', [True, False])
+    def test_those_that_died_with_it_run_again(self, world, box, running, seen):
+        world.stop_box(box, crash=True)
+        if seen:
+            container = world.settle(running)
+            assert (container.status, container.interrupted) == (Status.STOPPED, True)
+        world.start_box(box)
+        assert world.settle(running).status == Status.RUNNING
+        assert world.docker(running).alive
+
+    def test_a_policy_waits_for_the_sandbox(self, world, box):
+        uuid = world.container(box, restart_policy={'Name': 'always'})
+        world.settle(uuid)
+        box = world.stop_box(box)
+        assert world.settle(uuid).status == Status.STOPPED
+        world.start_box(box)
+        assert world.settle(uuid).status == Status.RUNNING
+
+    def test_a_container_that_was_stopped_before_stays_so(self, world, box, running):
+        world.request(running, 'stop', stop_timeout=0)
+        world.settle(running)
+        world.settle(running)
+        box = world.stop_box(box)
+        world.start_box(box)
+        assert world.settle(running).status == Status.STOPPED
+
+    def test_made_anew(self, world, box, running):
+        job = world.container(box)
+        world.settle(job)
+        world.runtime.end(world.docker(job).id, 0, ago=30)
+        world.settle(job)
+        old = world.docker(running).id
+        world.stop_box(box, crash=True)
+        world.runtime.remove(box.pause.id)
+        pause = world.pause_container(box.instance_id)
+        box = world.write(box, incarnation=str(uuid.uuid4()), pause=pause)
+        container = world.settle(running)
+        assert container.status == Status.RUNNING
+        assert container.docker_id != old
+        assert container.incarnation == box.incarnation
+        assert container.status_reason == decision.LOST
+        assert world.settle(job).status == Status.STOPPED
+
+    def test_evacuated_to_this_host(self, world):
+        box = world.box(nova_host='dead')
+        other = world.container(box)
+        world.store.claim_sandbox(box.instance_id, box.project_id, 'dead', 'before', None)
+        world.store.observe(
+            other, status=Status.RUNNING, docker_id='of the dead host', host='dead',
+            done_generation=1,
+        )  # fmt: skip
+        world.restart_agent()
+        world.look(box.instance_id)
+        assert world.settle(other).docker_id == 'of the dead host'  # Nova does not say so yet
+        world.sandboxes.add(box.instance_id, host=HOST)
+        world.look(box.instance_id)
+        container = world.settle(other)
+        assert (container.status, container.host) == (Status.RUNNING, HOST)
+        assert container.status_reason == decision.LOST
+        assert world.docker(other).alive
+
+    def test_claimed_only_when_nova_says_so(self, world):
+        world.sandboxes.away = True
+        box = world.box()
+        uuid = world.container(box)
+        world.settle(uuid)
+        assert world.docker(uuid) is None
+        world.sandboxes.away = False
+        world.look(box.instance_id)
+        assert world.settle(uuid).status == Status.RUNNING
+
+    def test_a_claim_is_kept_without_nova(self, world, box, running):
+        world.sandboxes.away = True
+        world.restart_agent()
+        world.look(box.instance_id)
+        world.request(running, 'reboot')
+        world.settle(running)
+        assert world.settle(running).status == Status.RUNNING
+
+    def test_another_projects_container_does_not_get_in(self, world, box):
+        uuid = world.container(box, project_id='another-project')
+        world.settle(uuid)
+        assert world.docker(uuid) is None
+
+    @pytest.mark.parametrize('text', ['{', '{"version": 99}'])
+    def test_a_record_that_cannot_be_used(self, world, box, running, text):
+        path = world.local.directory(box.instance_id) / 'sandbox.json'
+        path.write_text(text)
+        calls = list(world.runtime.calls)
+        world.look(box.instance_id)
+        container = world.settle(running)
+        assert container.status == Status.UNKNOWN
+        assert 'cannot be used' in container.status_reason
+        assert world.runtime.calls == calls
+        assert path.read_text() == text
+        world.write(box)
+        assert world.settle(running).status == Status.RUNNING
+
+    def test_the_record_ends_when_nova_says_so(self, world, box, running):
+        world.local.remove(box.instance_id)
+        world.look(box.instance_id)
+        assert world.settle(running).status == Status.UNKNOWN
+        world.sandboxes.away = True
+        with pytest.raises(errors.ServiceUnavailable):
+            world.settle(running)
+        world.sandboxes.away = False
+        del world.sandboxes.servers[box.instance_id]
+        assert world.settle(running) is None
+        assert world.docker(running) is None
+        world.look(box.instance_id)
+        assert world.store.claim(box.instance_id) is None
+
+    def test_nova_could_not_make_it(self, world, box):
+        world.local.remove(box.instance_id)
+        world.look(box.instance_id)
+        world.sandboxes.add(box.instance_id, status='ERROR', host=None, fault='No valid host')
+        container = world.settle(world.container(box))
+        assert container.status == Status.ERROR
+        assert 'No valid host' in container.status_reason
+
+
+class TestDelete:
+    def test_delete(self, world, running):
+        world.request(running, 'delete')
+        assert world.settle(running) is None
+        assert world.docker(running) is None
+        assert world.actions(running)['delete'] == (True, None)
+
+    def test_with_a_stop(self, world, running):
+        world.request(running, 'delete', stop_timeout=10)
+        assert world.settle(running) is not None
+        assert world.runtime.calls[-1] == 'kill SIGTERM'
+        world.runtime.end(world.docker(running).id, 0)
+        assert world.settle(running) is None
+
+    def test_of_a_frozen_one_thaws_it_first(self, world, running):
+        world.runtime.pause(world.docker(running).id)
+        world.request(running, 'delete')
+        world.settle(running)
+        assert world.runtime.calls[-2:] == ['unpause', 'remove']
+
+    def test_the_sandbox_goes_with_its_owner(self, world, box):
+        uuid = world.container(box, uuid=box.instance_id, owns_sandbox=True)
+        world.settle(uuid)
+        world.request(uuid, 'delete')
+        assert world.settle(uuid).status == Status.DELETING
+        assert world.sandboxes.deleted == [box.instance_id]
+        del world.sandboxes.servers[box.instance_id]
+        assert world.settle(uuid) is None
+
+    def test_auto_remove(self, world, box):
+        uuid = world.container(box, auto_remove=True)
+        world.settle(uuid)
+        world.runtime.end(world.docker(uuid).id, 0, ago=5)
+        assert world.settle(uuid) is None
+        assert world.actions(uuid)['delete'] == (True, None)
+
+    def test_auto_remove_keeps_the_sandbox_for_others(self, world, box, running):
+        owner = world.container(box, uuid=box.instance_id, owns_sandbox=True, auto_remove=True)
+        world.settle(owner)
+        world.runtime.end(world.docker(owner).id, 0, ago=5)
+        assert world.settle(owner) is None
+        assert world.sandboxes.deleted == []
+        world.request(running, 'delete')
+        world.settle(running)
+        assert world.sandboxes.deleted == [box.instance_id]
+
+    def test_of_what_nova_never_made(self, world, box):
+        world.local.remove(box.instance_id)
+        world.look(box.instance_id)
+        uuid = world.container(box, owns_sandbox=True, uuid=box.instance_id)
+        world.request(uuid, 'delete')
+        del world.sandboxes.servers[box.instance_id]
+        assert world.settle(uuid) is None
+
+
+class TestStrays:
+    def test_one_whose_record_ended_is_removed(self, world, running):
+        world.store.remove_container(running)
+        world.agent.full_pass()
+        assert world.docker(running) is None
+
+    def test_one_whose_sandbox_is_elsewhere_is_stopped(self, world, box, running):
+        incarnation = world.store.claim(box.instance_id).incarnation
+        world.store.claim_sandbox(
+            box.instance_id, box.project_id, 'elsewhere', 'another', incarnation
+        )
+        world.agent.full_pass()
+        assert not world.docker(running).alive
+        assert world.store.container(running).status == Status.RUNNING  # not ours to write
+
+    def test_one_in_an_unknown_sandbox_is_let_be(self, world, box, running):
+        world.store.remove_container(running)
+        world.store.release_sandbox(box.instance_id)
+        world.agent.full_pass()
+        assert world.docker(running).alive
