@@ -63,7 +63,10 @@ class Watcher:
             self._close()
         if self._thread.is_alive():
             self._thread.join(seconds)
-        self._later.shutdown(wait=False)
+        # nova hears of these ends when it starts again and looks.
+        for pending in list(self._pending.values()):
+            pending.cancel()
+        self._later.shutdown(wait=True)
 
     def _run(self) -> None:
         delay = _FIRST_DELAY

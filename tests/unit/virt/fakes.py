@@ -439,14 +439,15 @@ class FakeSwitch:
         if self._failures:
             raise os_vif.exception.PlugException(vif=vif, err=self._failures.pop(0))
         device = self._kernel.devices.get(vif.vif_name)
-        if vif.vif_name in self.ports and self.ports[vif.vif_name]['made'] != device['made']:
+        made = device['made'] if device else None
+        if vif.vif_name in self.ports and self.ports[vif.vif_name]['made'] != made:
             # In userspace it goes on reading from the device that has gone.
             self.stale.add(vif.vif_name)
             return
         self.ports[vif.vif_name] = {
             'iface-id': vif.id,
             'vm-uuid': instance.uuid,
-            'made': device['made'] if device else None,
+            'made': made,
         }
 
     def unplug(self, vif, instance):
