@@ -115,6 +115,9 @@ class Reconciler:
         self._fetcher.stop()
         self._containers.stop(GRACE)
         self._boxes.stop(1)
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(1)
 
     def wake(self, container_uuid: str) -> None:
         """Have a container looked at now."""

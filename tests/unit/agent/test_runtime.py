@@ -37,6 +37,15 @@ IMAGE = 'zun-unit-test/box'
 APPLETS = ('sh', 'sleep', 'cat', 'echo', 'true', 'false', 'id', 'seq', 'kill', 'dd', 'touch', 'ps')
 
 
+@pytest.fixture(autouse=True)
+def collected():
+    """Close what the client leaves to the collector: sockets that could not connect."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', ResourceWarning)
+        gc.collect()
+
+
 @pytest.fixture(scope='module')
 def api():
     busybox = shutil.which('busybox')
@@ -149,10 +158,6 @@ class Host(World):
             if found.sandbox_id in ids:
                 self.runtime.remove(found.id)
         self.runtime.close()
-        with warnings.catch_warnings():
-            # The client leaves the sockets of streams that were broken off to the collector.
-            warnings.simplefilter('ignore', ResourceWarning)
-            gc.collect()
         for box in self.boxes:
             for hierarchy in pathlib.Path('/sys/fs/cgroup').iterdir():
                 with contextlib.suppress(OSError):
