@@ -499,5 +499,6 @@ def _translated(attempt: str) -> Iterator[None]:
         }
         raise kinds.get(error.status_code, errors.DockerError)(text) from error
     except (*_TRANSPORT_ERRORS, docker.errors.DockerException) as error:
-        LOG.warning('Docker does not answer the attempt to %s: %s', attempt, error)
+        # Its words alone: the error itself would keep the connection alive in a log's record.
+        LOG.warning('Docker does not answer the attempt to %s: %s', attempt, str(error))
         raise errors.ServiceUnavailable('The Docker Engine does not answer.') from error
