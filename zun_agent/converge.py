@@ -28,7 +28,10 @@ ATTEMPTS = 3
 
 NOVA_FIRST = 0.2
 NOVA_LAST = 10.0
-"""Seconds between two questions to Nova about a server that is coming or going."""
+"""Seconds between two questions to Nova about a server that is going, or is elsewhere."""
+
+NOVA_COMING = 2.0
+"""Seconds that a new sandbox has to appear on a host before Nova is asked what keeps it."""
 
 
 @dataclasses.dataclass
@@ -541,6 +544,11 @@ class Converger:
     ) -> float | None:
         """Find out what became of a sandbox that is not on this host."""
         uuid, sandbox_id = container.uuid, str(container.sandbox_id)
+        coming = container.host is None and container.desired != Desired.DELETED
+        if coming and uuid not in self._questions:
+            # Its directory tells when it is here. Questions about many that are being made
+            # would take the time in which Nova makes them.
+            return self._pause(uuid, NOVA_COMING)
         server = self._sandboxes.server(sandbox_id)
         if server is None:
             if docker is not None:
@@ -551,8 +559,9 @@ class Converger:
             if docker is not None:
                 self._remove_docker(docker)
             return self._release(container, None, view, step)
+        first = NOVA_COMING if coming else NOVA_FIRST
         if server.host not in (None, self._host):
-            return self._pause(uuid)  # it is that host's to claim
+            return self._pause(uuid, first)  # it is that host's to claim
         if server.status == 'ERROR':
             reason = f'Nova could not make its sandbox: {server.fault or "no reason is known"}'
             if container.status != Status.ERROR or decision.pending(container):
@@ -561,13 +570,13 @@ class Converger:
         if container.host == self._host and container.status != Status.CREATING:
             reason = 'Nova has its sandbox on this host, where it is not to be found.'
             self._record(container, {'status': Status.UNKNOWN, 'status_reason': reason})
-        return self._pause(uuid)
+        return self._pause(uuid, first)
 
-    def _pause(self, uuid: str) -> float:
+    def _pause(self, uuid: str, first: float = NOVA_FIRST) -> float:
         """Return the seconds until Nova is asked again, growing each time."""
         count = self._questions.get(uuid, 0)
         self._questions[uuid] = count + 1
-        return min(NOVA_FIRST * 1.6 ** min(count, 16), NOVA_LAST)
+        return min(first * 1.6 ** min(count, 16), NOVA_LAST)
 
 
 class _NotYet(Exception):
