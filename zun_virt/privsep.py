@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 import pyroute2
 from oslo_privsep import capabilities, comm, daemon, priv_context
 
+from zun_virt import confined
+
 # Joining a namespace takes SYS_ADMIN.  The daemon's user is root, and so is the owner of
 # cgroup files and of the pause process: what is root's own takes no capability.
 network = priv_context.PrivContext(
@@ -133,16 +135,20 @@ def make_cgroup(directories: Sequence[str], settings: Sequence[Sequence[str | bo
 
     :param directories: absolute paths, parents first
     :param settings: path, value, and whether the kernel may lack or refuse it
+    :raises PrivilegedError: one is not of a sandbox
     :raises OSError: a setting that must be was refused
     """
-    for directory in directories:
-        pathlib.Path(directory).mkdir(mode=0o755, exist_ok=True)
-    for path, value, optional in settings:
-        try:
-            _write(str(path), str(value))
-        except OSError as error:
-            if not optional:
-                raise OSError(error.errno, f'{error.strerror}: {value!r} to {path}') from error
+    with _sandboxes_only() as places:
+        for directory in directories:
+            confined.make_directory(directory, places)
+        for path, value, optional in settings:
+            try:
+                with confined.control_file(str(path), places) as descriptor:
+                    os.write(descriptor, str(value).encode())
+            except OSError as error:
+                if not optional:
+                    text = f'{error.strerror}: {value!r} to {path}'
+                    raise OSError(error.errno, text) from error
 
 
 @network.entrypoint
@@ -151,14 +157,16 @@ def remove_cgroup(directories: Sequence[str], seconds: float) -> list[str]:
 
     :param seconds: to go on trying while the kernel still finds a dying process in one
     :returns: those that are still in use after that time
+    :raises PrivilegedError: one is not of a sandbox
     """
     deadline = time.monotonic() + seconds
     left = list(directories)
-    while left:
-        left = [directory for directory in left if not _remove_tree(pathlib.Path(directory))]
-        if not left or time.monotonic() >= deadline:
-            break
-        time.sleep(0.02)
+    with _sandboxes_only() as places:
+        while left:
+            left = [directory for directory in left if not confined.remove(directory, places)]
+            if not left or time.monotonic() >= deadline:
+                break
+            time.sleep(0.02)
     return left
 
 
@@ -168,8 +176,11 @@ def systemd(method: str, signature: str, body: Sequence[typing.Any], seconds: fl
 
     :param signature: D-Bus types of `body`
     :param seconds: to wait for the answer
-    :raises PrivilegedError: systemd refused; the message starts with the D-Bus error's name
+    :raises PrivilegedError: systemd refused, and the message starts with the D-Bus error's
+        name; or it is not about the slice of a sandbox
     """
+    with _sandboxes_only():
+        confined.check_systemd(method, signature, body)
     # Only hosts with Docker's systemd driver need the library.
     from jeepney import DBusAddress, MessageType, new_method_call
     from jeepney.io.blocking import open_dbus_connection
@@ -196,12 +207,24 @@ def device_exists(device: str) -> bool:
 
 
 @contextlib.contextmanager
+def _sandboxes_only() -> Iterator[list[str]]:
+    """Find where cgroups are, and raise as ours what is refused within."""
+    try:
+        yield confined.cgroup_mounts()
+    except confined.Refused as error:
+        raise PrivilegedError(f'refused: {error}') from error
+
+
+@contextlib.contextmanager
 def _namespace(pid: int) -> Iterator[int]:
     try:
-        descriptor = os.open(f'/proc/{pid}/ns/net', os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(f'/proc/{int(pid)}/ns/net', os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise PrivilegedError(f'process {pid} has ended') from error
     try:
+        # The number of a sandbox's process that has ended may be another's by now.
+        if os.path.samestat(os.fstat(descriptor), pathlib.Path('/proc/self/ns/net').stat()):
+            raise PrivilegedError(f'process {pid} is in the network of the host')
         yield descriptor
     finally:
         os.close(descriptor)
@@ -372,20 +395,3 @@ def _write(path: str, value: str) -> None:
         os.write(descriptor, value.encode())
     finally:
         os.close(descriptor)
-
-
-def _remove_tree(directory: pathlib.Path) -> bool:
-    """Remove the cgroup and those below; return whether it is gone."""
-    try:
-        children = [entry for entry in directory.iterdir() if entry.is_dir()]
-        for child in children:
-            if not _remove_tree(child):
-                return False
-        directory.rmdir()
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
-            return False
-        raise
-    return True

@@ -1,11 +1,13 @@
 """Limits as control files and as systemd's properties."""
 
 import dataclasses
+import os
+import pathlib
 
 import pytest
 
 from tests.unit.virt import fakes
-from zun_virt import cgroup, privsep
+from zun_virt import cgroup, confined, privsep
 
 LIMITS = cgroup.Limits(quota=150_000, period=100_000, shares=1024, memory=64 << 20, pids=99)
 PARENT = '/zun/0123456789abcdef0123456789abcdef'
@@ -195,20 +197,142 @@ def test_removal_that_does_not_end_is_an_error(kernel, monkeypatch):
         cgroups.remove(PARENT)
 
 
-def test_the_privileged_part_writes_and_removes_a_tree(tmp_path):
+@pytest.fixture
+def in_process():
     privsep.network.set_client_mode(False)
-    try:
-        (tmp_path / 'own').mkdir()
-        (tmp_path / 'own' / 'there').write_text('')
-        own = str(tmp_path / 'own')
-        settings = [(f'{own}/there', '1', False), (f'{own}/missing', '2', True)]
-        privsep.make_cgroup([own], settings)
-        assert (tmp_path / 'own' / 'there').read_text() == '1'
-        with pytest.raises(OSError, match='missing'):
-            privsep.make_cgroup([own], [(f'{own}/missing', '2', False)])
-        (tmp_path / 'own' / 'there').unlink()
-        (tmp_path / 'own' / 'child' / 'grandchild').mkdir(parents=True)
-        assert privsep.remove_cgroup([own, f'{tmp_path}/never'], 0.0) == []
-        assert not (tmp_path / 'own').exists()
-    finally:
-        privsep.network.set_client_mode(True)
+    yield
+    privsep.network.set_client_mode(True)
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch, in_process):
+    monkeypatch.setattr(confined, 'cgroup_mounts', lambda: [str(tmp_path)])
+    return tmp_path
+
+
+def test_the_privileged_part_writes_and_removes_a_tree(tree):
+    own = f'{tree}{PARENT}'
+    privsep.make_cgroup([f'{tree}/zun', own], [])
+    limit = pathlib.Path(own, 'pids.max')
+    limit.write_text('')
+    settings = [(str(limit), '1', False), (f'{own}/cpu.shares', '2', True)]
+    privsep.make_cgroup([f'{tree}/zun', own], settings)
+    assert limit.read_text() == '1'
+    with pytest.raises(OSError, match=r'cpu\.shares'):
+        privsep.make_cgroup([own], [(f'{own}/cpu.shares', '2', False)])
+    limit.unlink()
+    pathlib.Path(own, 'child', 'grandchild').mkdir(parents=True)
+    assert privsep.remove_cgroup([own, f'{tree}/never{PARENT}'], 0.0) == []
+    assert not pathlib.Path(own).exists()
+
+
+OTHER = '/zun/' + 'f' * 32
+
+
+@pytest.mark.parametrize(
+    'path',
+    [
+        '/outside/pids.max',
+        '/release_agent',
+        '/pids.max',
+        '/system.slice/pids.max',
+        f'{PARENT}/cgroup.procs',
+        f'{PARENT}/../../system.slice/pids.max',
+        f'{PARENT}/child/pids.max',
+        f'{OTHER}/pids.max',
+        f'{PARENT}/cpu.max',
+    ],
+)
+def test_root_writes_nothing_but_limits_of_sandboxes(tree, path):
+    for directory in (PARENT, '/system.slice', f'{PARENT}/child', '/outside'):
+        (tree / directory[1:]).mkdir(parents=True, exist_ok=True)
+        (tree / directory[1:] / 'pids.max').write_text('')
+    (tree / 'release_agent').write_text('')
+    (tree / 'pids.max').write_text('')
+    (tree / PARENT[1:] / 'cgroup.procs').write_text('')
+    # Names that are as they must be, for what lies elsewhere.
+    (tree / OTHER[1:]).symlink_to(tree / 'system.slice')
+    (tree / PARENT[1:] / 'cpu.max').symlink_to(tree / 'release_agent')
+    with pytest.raises((privsep.PrivilegedError, OSError)):
+        privsep.make_cgroup([], [(f'{tree}{path}', 'x', False)])
+    assert [file for file in tree.rglob('*') if file.is_file() and file.read_text()] == []
+
+
+@pytest.mark.parametrize('path', ['/etc/passwd', '/proc/sys/kernel/core_pattern'])
+def test_root_writes_no_other_file(in_process, path):
+    with pytest.raises(privsep.PrivilegedError, match='refused'):
+        privsep.make_cgroup([], [(path, 'x', True)])
+
+
+@pytest.mark.parametrize('path', ['/system.slice', '/zun', '/zun/x', f'{PARENT}/child'])
+def test_root_makes_and_removes_no_other_directory(tree, path):
+    (tree / PARENT[1:]).mkdir(parents=True)
+    if path != '/zun':
+        with pytest.raises(privsep.PrivilegedError, match='refused'):
+            privsep.make_cgroup([f'{tree}{path}'], [])
+        assert not (tree / path[1:]).exists()
+        (tree / path[1:]).mkdir()
+    with pytest.raises(privsep.PrivilegedError, match='refused'):
+        privsep.remove_cgroup([f'{tree}{path}'], 0.0)
+    assert (tree / path[1:]).is_dir()
+
+
+@pytest.mark.parametrize(
+    ('method', 'signature', 'body'),
+    [
+        ('StartUnit', 'ss', ['x.service', 'replace']),
+        ('StopUnit', 'ss', ['sshd.service', 'replace']),
+        ('StopUnit', 'ssb', [SLICE, 'replace', True]),
+        ('SetUnitProperties', 'sba(sv)', ['user.slice', True, []]),
+        (
+            'StartTransientUnit',
+            'ssa(sv)a(sa(sv))',
+            [SLICE, 'fail', [('ExecStart', ('a(sasb)', []))], []],
+        ),
+        (
+            'StartTransientUnit',
+            'ssa(sv)a(sa(sv))',
+            [SLICE, 'fail', [], [('x.service', [('ExecStart', ('a(sasb)', []))])]],
+        ),
+    ],
+)
+def test_systemd_is_asked_for_slices_of_sandboxes_only(in_process, method, signature, body):
+    with pytest.raises(privsep.PrivilegedError, match='refused'):
+        privsep.systemd(method, signature, body, 1.0)
+
+
+def test_what_the_driver_asks_of_systemd_is_not_refused(kernel):
+    cgroups = cgroup.make('systemd', 2, str(kernel.cgroups))
+    cgroups.create(SLICE, with_cpus('0-1'))
+    kernel.fail('systemd', privsep.PrivilegedError('org.freedesktop.systemd1.UnitExists: x'))
+    cgroups.create(SLICE, LIMITS)
+    cgroup.make('systemd', 1, str(kernel.cgroups)).create(SLICE, LIMITS)
+    cgroups.remove(SLICE)
+    assert len(kernel.systemd_calls) == 4
+    for method, signature, body in kernel.systemd_calls:
+        confined.check_systemd(method, signature, body)
+
+
+@pytest.mark.parametrize('version', [1, 2])
+def test_what_the_driver_asks_of_root_is_not_refused(kernel, tree, version):
+    (tree / 'unified').mkdir()
+    root = kernel.cgroups if version == 1 else tree / 'unified'
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(privsep, 'make_cgroup', lambda *request: asked.append(request))
+        cgroup.make('cgroupfs', version, str(root)).create(PARENT, with_cpus('1'))
+    for directory in asked[0][0]:
+        pathlib.Path(directory).mkdir(exist_ok=True)
+    for path, _, _ in asked[0][1]:
+        pathlib.Path(path).write_text('')
+    trees = [str(place) for place in root.iterdir()] if version == 1 else [str(root)]
+    for path, _, _ in asked[0][1]:
+        with confined.control_file(path, trees):
+            pass
+    for directory in asked[0][0]:
+        confined.make_directory(directory, trees)
+
+
+def test_the_network_of_the_host_is_left_alone(in_process):
+    with pytest.raises(privsep.PrivilegedError, match='the host'):
+        privsep.counters(os.getpid())
