@@ -79,12 +79,17 @@ class CloudTestCase(integrated_helpers._IntegratedTestBase):
     SANDBOX_HOSTS = ('box',)
     MACHINE_HOSTS = ()
 
+    #: The image of every sandbox in Docker, None for that of each server in Glance.
+    SANDBOX_IMAGE = outside.IMAGE
+
     #: Options of nova-compute: group, name, value.
     OPTIONS = ()
 
     def setUp(self):
         self.outside = {}
         self.flags(api_paste_config=_paste_file(), group='wsgi')
+        # nova's fixture of databases can deadlock when a service reports that it is alive.
+        self.flags(report_interval=0, service_down_time=3600)
         super().setUp()
         self.image = self.add_image('sandbox', hypervisor_type='docker', trait=SANDBOX_TRAIT)
         self.flavor = self.add_flavor('sandbox', trait=SANDBOX_TRAIT)
@@ -103,7 +108,7 @@ class CloudTestCase(integrated_helpers._IntegratedTestBase):
             self.outside[host] = self.useFixture(outside.Outside(host))
         for host in (*self.SANDBOX_HOSTS, *self.MACHINE_HOSTS):
             if host in self.outside:
-                self.outside[host].configure(self)
+                self.outside[host].configure(self, self.SANDBOX_IMAGE)
             self._start_compute(host)
 
     def _load_driver(self, virtapi, compute_driver=None):
@@ -123,7 +128,7 @@ class CloudTestCase(integrated_helpers._IntegratedTestBase):
 
     def restart(self, host='box'):
         """Stop nova-compute and start it anew, on the host as it is now."""
-        self.outside[host].configure(self)
+        self.outside[host].configure(self, self.SANDBOX_IMAGE)
         self.computes[host] = self.restart_compute_service(
             self.computes[host], keep_hypervisor_state=False
         )

@@ -87,13 +87,16 @@ class Outside(fixtures.Fixture):
         for name, function in replaced.items():
             self.useFixture(fixtures.MonkeyPatch(name, function))
 
-    def configure(self, test):
-        """Set the options of the nova-compute that starts next on this host."""
+    def configure(self, test, image=IMAGE):
+        """Set the options of the nova-compute that starts next on this host.
+
+        :param image: of every sandbox; None for the one that Glance has
+        """
         test.flags(
             state_path=str(self.store.root.parent),
             docker_url=self.name,
             cgroup_root=str(self.kernel.cgroups),
-            sandbox_image=IMAGE,
+            sandbox_image=image,
             vif_replug_timeout=0,
             group='zun_virt',
         )

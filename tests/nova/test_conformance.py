@@ -1,5 +1,8 @@
 """nova's own cases for compute drivers, every one of them, run on ours."""
 
+import sys
+
+import fixtures
 from nova import exception, test
 from nova.tests.unit import utils as nova_utils
 from nova.tests.unit.virt import test_virt_drivers
@@ -7,7 +10,7 @@ from nova.virt import driver as nova_driver
 from nova.virt import fake
 
 from tests.nova import accept_sqlalchemy, outside
-from zun_virt import driver
+from zun_virt import driver, shim
 
 CASES = [
     'test_attach_detach_different_power_states',
@@ -202,6 +205,14 @@ class CompletenessTestCase(test.NoDBTestCase):
         self.assertEqual(set(), NOT_APPLYING.keys() - set(CASES))
         self.assertEqual(set(), REFUSED_WITH.keys() - NOT_APPLYING.keys())
         self.assertEqual(32, len(NOT_APPLYING))
+
+    def test_nova_loads_the_driver_from_the_module_that_is_installed_for_it(self):
+        # In a wheel it is there; from the source tree nothing is below nova/virt.
+        self.useFixture(
+            fixtures.MonkeyPatch('sys.modules', {**sys.modules, 'nova.virt.zun_virt': shim})
+        )
+        loaded = nova_driver.load_compute_driver(fake.FakeVirtAPI(), 'zun_virt.ZunDriver')
+        self.assertIs(driver.ZunDriver, type(loaded))
 
     def test_the_driver_has_novas_methods_and_no_other(self):
         self.assertPublicAPISignatures(
