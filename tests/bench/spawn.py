@@ -155,6 +155,8 @@ def _instance(number: int) -> typing.Any:
         display_name=f'bench-{number}',
         hostname=f'bench-{number}',
         host=HOST,
+        vm_state='building',
+        task_state='spawning',
         metadata={},
         trusted_certs=None,
         flavor=nova.objects.Flavor(
