@@ -202,14 +202,17 @@ class Lifecycle:
         :param unplug: takes its interfaces from the host, once nothing runs
         """
         with self.lock(instance_id):
-            containers = self._docker.containers(instance_id)
             record = self.record(instance_id)
             if record is not None:
                 self.store.write(record.replace(state=State.DELETING, pause=None))
-            self._stop_containers(containers, timeout)
+            try:
+                containers = self._docker.containers(instance_id)
+                self._stop_containers(containers, timeout)
+            finally:
+                # nova gives the ports up even if this fails, and names none the next time.
+                unplug()
             for group in _users_first(containers):
                 _each(self._docker.remove, [container.id for container in group])
-            unplug()
             self._cgroups.remove(record.cgroup_parent if record else self._parent(instance_id))
             self.store.remove(instance_id)
 

@@ -81,6 +81,12 @@ class Refusals:
         """Refuse; a deployment forbids it by policy, since nova calls the result ERROR."""
         raise exception.NovaException('A sandbox has nothing to be rescued from; rebuild it')
 
+    def trigger_crash_dump(self, instance: Any) -> NoReturn:
+        """Refuse."""
+        raise exception.TriggerCrashDumpNotSupported(
+            'A sandbox has no kernel of its own that could be dumped'
+        )
+
 
 def _refuse_volume() -> NoReturn:
     raise exception.InvalidInput(reason='a sandbox cannot have volumes yet')

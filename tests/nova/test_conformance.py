@@ -137,6 +137,7 @@ REFUSED_WITH = {
     'test_unrescue_rescued_instance': exception.NovaException,
     'test_snapshot_not_running': exception.InstanceInvalidState,
     'test_snapshot_running': exception.InstanceInvalidState,
+    'test_trigger_crash_dump': exception.TriggerCrashDumpNotSupported,
 }
 
 

@@ -217,6 +217,16 @@ class LifeTestCase(base.CloudTestCase):
         self.delete(server)
         self.assert_nothing_left()
 
+    def test_a_delete_while_docker_is_away_can_be_repeated(self):
+        server = self.create()
+        self.box.add_user_container(server['id'])
+        with self.box.unavailable():
+            self.api.delete_server(server['id'])
+            self.wait_for(server, status='ERROR')
+
+        self.delete(server)
+        self.assert_nothing_left()
+
     def test_rebuild_makes_the_sandbox_anew(self):
         server = self.create()
         before = self.record(server)
