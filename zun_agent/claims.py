@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from oslo_log import log as logging
 
+from zun_agent import networks
 from zun_agent.sandboxes import Sandboxes
 from zun_agent.store import Store
 from zun_virt import sandbox as contract
@@ -62,8 +63,7 @@ class Claims:
             return None
         self._unusable.pop(sandbox_id, None)
         if record is None:
-            self._vanished(sandbox_id)
-            return None
+            return self._vanished(sandbox_id)
         if record.state == State.DELETING:
             self._wake_all(sandbox_id)
             return None
@@ -72,6 +72,8 @@ class Claims:
             self._wake_all(sandbox_id)
             if not self._claim(record):
                 return RETRY
+        if record.state == State.READY:
+            self._expect_addresses(record)
         self._wake_all(sandbox_id)
         if record.state == State.READY:
             self._learn_addresses(record)
@@ -103,24 +105,38 @@ class Claims:
         self._held[record.instance_id] = record.incarnation
         return True
 
-    def _vanished(self, sandbox_id: str) -> None:
+    def _vanished(self, sandbox_id: str) -> float | None:
         """Forget a sandbox that is no longer on this host, once Nova says that it is deleted."""
         self._held.pop(sandbox_id, None)
         self._addresses.pop(sandbox_id, None)
-        if self._wake_all(sandbox_id):
-            return  # each of them asks Nova
+        inhabited = self._wake_all(sandbox_id)  # each of them asks Nova
         claim = self._store.claim(sandbox_id)
-        if claim is not None and claim.host == self._host and self._gone(sandbox_id):
+        if claim is None or claim.host != self._host:
+            return None
+        server = self._sandboxes.server(sandbox_id)
+        if server is not None:
+            # Nova ends the server only after its sandbox, of whose end we hear.
+            return RETRY if server.task_state == 'deleting' else None
+        if not inhabited:  # the last of them has us look again
             self._store.release_sandbox(sandbox_id)
-
-    def _gone(self, sandbox_id: str) -> bool:
-        return self._sandboxes.server(sandbox_id) is None
+        return None
 
     def _wake_all(self, sandbox_id: str) -> bool:
         containers = self._store.containers_in(sandbox_id)
         for container in containers:
             self._wake(container.uuid)
         return bool(containers)
+
+    def _expect_addresses(self, record: contract.Sandbox) -> None:
+        """Have new containers show their addresses as soon as they run.
+
+        What Neutron has to be asked for, their subnets, comes a little later.
+        """
+        if record.instance_id in self._addresses:
+            return
+        containers = self._store.containers_in(record.instance_id)
+        if not any(container.addresses for container in containers):
+            self._addresses[record.instance_id] = (None, networks.addresses(record, ()))
 
     def _learn_addresses(self, record: contract.Sandbox) -> None:
         """Have the containers show the addresses that their sandbox has now."""

@@ -358,9 +358,17 @@ class Workspace:
             these = [one for one in containers if owns_sandbox(one) is owners]
             for container_id in these:
                 with contextlib.suppress(NotFound):
-                    self.admin.containers.delete(container_id, force=True, all_projects=True)
+                    self._force(container_id)
             for container_id in these:
                 self.admin.wait(container_id, 'gone', timeout=60)
+
+    def _force(self, container_id: str) -> None:
+        try:
+            self.admin.containers.delete(container_id, force=True, all_projects=True)
+        except zun_errors.Conflict:  # what is paused is not even removed by force
+            self.user.containers.unpause(container_id)
+            self.user.wait(container_id, 'Running', 'Stopped')
+            self.admin.containers.delete(container_id, force=True, all_projects=True)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ NGINX = 'http://{}/'
 
 
 def _fetch(user: User, container_id: str, url: str) -> bool:
-    return user.execute(container_id, f'wget -q -T 3 -O /dev/null {url}')[1] == 0
+    return user.execute(container_id, f'timeout 3 wget -q -O /dev/null {url}')[1] == 0
 
 
 def _ping(user: User, container_id: str, target: str, *options: str) -> bool:
@@ -86,7 +86,7 @@ def test_to_the_gateway_and_out(space: Workspace, sandbox: str) -> None:
 def test_metadata_service(space: Workspace, sandbox: str) -> None:
     one = space.running(sandbox=sandbox)
     url = 'http://169.254.169.254/openstack/latest/meta_data.json'
-    told = json.loads(space.user.shell(one, f'wget -q -T 10 -O - {url}'))
+    told = json.loads(space.user.shell(one, f'timeout 10 wget -q -O - {url}'))
     assert told['uuid'] == sandbox
     assert told['project_id'] == space.user.project_id
 
@@ -101,7 +101,7 @@ def test_own_group_lets_itself_in(space: Workspace, sandbox: str) -> None:
     one = space.running(sandbox=sandbox)
     target = address(user, far)
     assert _ping(user, one, target)
-    fetched = user.shell(one, f'wget -q -T 20 -O - http://{target}/blob | md5sum')
+    fetched = user.shell(one, f'timeout 20 wget -q -O - http://{target}/blob | md5sum')
     assert fetched.split()[0] == expected
 
 

@@ -103,16 +103,20 @@ def test_reboot(space: Workspace, kind: str) -> None:
     assert gateway_answers[1] == 0, gateway_answers
 
 
-def test_pause_and_unpause(space: Workspace) -> None:
+@pytest.mark.parametrize(
+    ('freeze', 'frozen', 'thaw'),
+    [('pause', 'PAUSED', 'unpause'), ('suspend', 'SUSPENDED', 'resume')],
+)
+def test_frozen_server(space: Workspace, freeze: str, frozen: str, thaw: str) -> None:
     user, server = space.user, space.server()
     one = space.running(sandbox=server, command=['sh', '-c', 'while :; do echo x; sleep 0.1; done'])
-    user.compute.pause_server(server)
-    space.until_server(server, 'PAUSED')
+    getattr(user.compute, f'{freeze}_server')(server)
+    space.until_server(server, frozen)
     user.wait(one, 'Paused', timeout=5)
     assert {each.status for each in host.containers(server)} == {'paused'}
     lines = len(user.logs(one))
     stays('frozen', lambda: len(user.logs(one)) == lines, seconds=1)
-    user.compute.unpause_server(server)
+    getattr(user.compute, f'{thaw}_server')(server)
     space.until_server(server, 'ACTIVE')
     user.wait(one, 'Running', timeout=5)
     wait_until('goes on', lambda: len(user.logs(one)) > lines, timeout=5)
@@ -189,7 +193,6 @@ def _resize(space: Workspace, server: str) -> None:
 
 
 REFUSED: dict[str, Callable[[Workspace, str], typing.Any]] = {
-    'suspend': lambda space, server: space.user.compute.suspend_server(server),
     'resize': _resize,
     'rescue': lambda space, server: space.user.compute.rescue_server(server),
     'shelve': lambda space, server: space.user.compute.shelve_server(server),

@@ -493,6 +493,27 @@ class TestSandbox:
         world.settle(uuid)
         assert world.docker(uuid) is None
 
+    def test_a_claim_ends_with_its_server(self, world, box):
+        world.local.remove(box.instance_id)
+        world.sandboxes.add(box.instance_id, task_state='deleting')
+        assert world.agent._claims.look(box.instance_id)  # looks again, not only at a full pass
+        assert world.store.claim(box.instance_id) is not None
+        del world.sandboxes.servers[box.instance_id]
+        assert world.agent._claims.look(box.instance_id) is None
+        assert world.store.claim(box.instance_id) is None
+
+    def test_addresses_are_there_when_it_runs(self, world, monkeypatch):
+        def away(sandbox):
+            raise errors.ServiceUnavailable('Neutron does not answer.')
+
+        monkeypatch.setattr(world.sandboxes, 'addresses', away)
+        address = contract.Address(
+            network_id='n', port_id='p', mac='m', address='10.0.0.5', prefix_length=24, version=4
+        )
+        container = world.settle(world.container(world.box(addresses=(address,))))
+        assert container.status == Status.RUNNING
+        assert [one['addr'] for one in container.addresses['n']] == ['10.0.0.5']
+
     @pytest.mark.parametrize('text', ['{', '{"version": 99}'])
     def test_a_record_that_cannot_be_used(self, world, box, running, text):
         path = world.local.directory(box.instance_id) / 'sandbox.json'
