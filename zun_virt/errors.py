@@ -17,6 +17,7 @@ FAILURES = (
     cgroup.CgroupError,
     sandbox.SandboxError,
     exception.NovaException,
+    OSError,
 )
 """All that an act on a sandbox can raise."""
 
@@ -29,7 +30,8 @@ def _novas_words() -> Iterator[None]:
         yield
     except host.HostUnavailable as error:
         raise exception.HypervisorUnavailable(str(error)) from error
-    except (host.HostError, cgroup.CgroupError, sandbox.SandboxError) as error:
+    except (host.HostError, cgroup.CgroupError, sandbox.SandboxError, OSError) as error:
+        # The last is the file system's, where the sandbox's directory is.
         raise exception.NovaException(str(error)) from error
 
 

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 import threading
+import time
 import typing
 from collections.abc import Callable, Iterator, Mapping
 
@@ -22,6 +23,8 @@ from zun_virt import pause, sandbox
 LOG = logging.getLogger(__name__)
 
 MINIMUM_API_VERSION = (1, 40)
+
+_REMOVAL_SECONDS = 30.0
 
 
 class HostError(Exception):
@@ -256,14 +259,33 @@ class Host:
             self._client.pause(container)
 
     def unpause(self, container: str) -> None:
-        """Thaw a container's processes."""
-        with _translated(f'Unpausing container {container}'):
-            self._client.unpause(container)
+        """Thaw a container's processes; one that is not frozen or has gone is fine."""
+        try:
+            with _translated(f'Unpausing container {container}'):
+                self._client.unpause(container)
+        except HostError as error:
+            # The agent thaws what it is to stop, and asks nobody.
+            if not isinstance(error, NotFound) and 'is not paused' not in str(error):
+                raise
 
     def remove(self, container: str) -> None:
-        """Remove a container and its anonymous volumes; one that has gone is fine."""
-        with contextlib.suppress(NotFound), _translated(f'Removing container {container}'):
-            self._client.remove_container(container, v=True, force=True)
+        """Remove a container and its anonymous volumes; one that has gone is fine.
+
+        :raises Conflict: somebody else removes it, and does not get done with that
+        """
+        deadline = time.monotonic() + _REMOVAL_SECONDS
+        with contextlib.suppress(NotFound):
+            while True:
+                try:
+                    with _translated(f'Removing container {container}'):
+                        self._client.remove_container(container, v=True, force=True)
+                except Conflict as error:
+                    # The agent does at the same moment what its user asked for.
+                    if 'removal of' not in str(error) or time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.05)
+                else:
+                    return
 
     def log_tail(self, container: str, lines: int) -> bytes:
         """Return the last lines a container wrote, both of its streams together."""

@@ -11,7 +11,7 @@ from nova.network import model
 
 from tests.unit.virt import fakes
 from tests.unit.virt.conftest import CONF, make_image, make_instance, make_subnet, make_vif
-from zun_virt import sandbox
+from zun_virt import host, sandbox
 from zun_virt.sandbox import State
 
 
@@ -205,6 +205,48 @@ def test_delete_gets_over_a_frozen_sandbox_and_a_corrupt_record(zun, machine, vi
     (machine.store.directory(instance.uuid) / 'sandbox.json').write_text('{')
     zun.destroy(None, instance, [vif])
     assert machine.leftovers() == {}
+
+
+def test_delete_waits_for_a_removal_by_the_agent(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    user = machine.add_container(instance.uuid)
+    for _ in range(2):
+        busy = f'removal of container {user} is already in progress'
+        machine.docker.fail('remove', fakes.api_error(409, busy))
+    zun.destroy(None, instance, [vif])
+    assert machine.leftovers() == {}
+
+
+def test_delete_does_not_wait_for_ever(zun, machine, vif, monkeypatch):
+    instance = spawn(zun, make_instance(), [vif])
+    monkeypatch.setattr(host, '_REMOVAL_SECONDS', 0)
+    machine.docker.fail('remove', fakes.api_error(409, 'removal of container x is in progress'))
+    with pytest.raises(exception.NovaException, match='removal of container'):
+        zun.destroy(None, instance, [vif])
+    zun.destroy(None, instance, [vif])
+    assert machine.leftovers() == {}
+
+
+def test_thawing_what_the_agent_thawed_or_removed_is_fine(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    name = sandbox.container_name(machine.add_container(instance.uuid))
+    zun._host.unpause(name)
+    zun._host.unpause('gone')
+    machine.docker.fail('unpause', fakes.api_error(500, 'no space left'))
+    with pytest.raises(host.HostError, match='no space'):
+        zun._host.unpause(name)
+
+
+def test_a_full_disk_is_told_in_novas_words(zun, machine, vif, monkeypatch):
+    """With any other exception nova would leave the port attached."""
+    instance = spawn(zun, make_instance(), [])
+
+    def write(record):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(zun._sandboxes.store, 'write', write)
+    with pytest.raises(exception.NovaException, match='No space left'):
+        zun.attach_interface(None, instance, make_image(), vif)
 
 
 def test_stop_ends_users_first_and_names_them(zun, machine, vif):
