@@ -8,8 +8,10 @@ with success. So the list of contents is replaced on the way to Docker.
 from __future__ import annotations
 
 import json
+import lzma
 import tarfile
 import typing
+import zlib
 from collections.abc import Iterator
 
 from zun_agent import errors
@@ -37,7 +39,7 @@ def renamed(saved: typing.IO[bytes], reference: str) -> Iterator[bytes]:
             yield from _copied(source)
         yield from _file(MANIFEST, json.dumps([contents]).encode())
         yield bytes(2 * tarfile.BLOCKSIZE)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise errors.Invalid(f'it is not an archive of docker save: {error}') from error
 
 

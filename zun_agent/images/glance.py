@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import typing
+import urllib.parse
 
 from oslo_log import log as logging
 
@@ -37,7 +38,7 @@ class GlanceImages:
         glance = self._cloud.as_user(context, 'image')
         found: list[Json] = []
         try:
-            found = [glance.get(f'/images/{name}')]
+            found = [glance.get(f'/images/{urllib.parse.quote(name, safe="")}')]
         except (errors.NotFound, errors.Invalid):
             query = {'name': name, 'status': 'active', 'sort': 'created_at:desc'}
             found = glance.get('/images', query)['images']

@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import tarfile
 import types
 
@@ -118,6 +119,15 @@ def test_what_is_no_archive_of_an_image(saved):
         list(archive.renamed(saved, 'x:y'))
 
 
+def test_an_archive_that_is_damaged_in_compression():
+    content = random.Random(7).randbytes(200_000)
+    data = bytearray(tar({'manifest.json': manifest(ENTRY), 'x': content}, 'w:gz').read())
+    # A block whose kind there is not, where the decompressor meets it after the list.
+    data[100_000:] = b'\xff' * (len(data) - 100_000)
+    with pytest.raises(errors.Invalid):
+        list(archive.renamed(io.BytesIO(bytes(data)), 'x:y'))
+
+
 class Glance:
     """As far as the driver asks it."""
 
@@ -125,6 +135,8 @@ class Glance:
         self.images = images
 
     def get(self, path, params=None):
+        if params is None and '?' in path:
+            return {'images': self.images}
         if params is not None:
             return {'images': [found for found in self.images if found['name'] == params['name']]}
         for found in self.images:
@@ -147,6 +159,8 @@ def image(**fields):
         ([image(container_format='bare', disk_format='qcow2')], 'mine', errors.Invalid),
         ([image(status='queued')], '1', errors.ImageNotFound),
         ([image(container_format='bare'), image(id='2')], 'mine', '2'),
+        ([image(name='a?b')], 'a?b', '1'),
+        ([image()], '?limit=1', errors.ImageNotFound),
     ],
 )
 def test_whose_image_of_glance(images, name, outcome):
