@@ -17,7 +17,11 @@ def quota(admin: User, demo: User) -> Iterator[None]:
     before = admin.compute.get_quota_set(demo.project_id)
     yield
     admin.compute.update_quota_set(
-        demo.project_id, instances=before.instances, cores=before.cores, ram=before.ram
+        demo.project_id,
+        force=True,
+        instances=before.instances,
+        cores=before.cores,
+        ram=before.ram,
     )
 
 
@@ -29,29 +33,37 @@ def quota(admin: User, demo: User) -> Iterator[None]:
 def test_used_up_quota_is_a_clear_403(
     space: Workspace, quota: None, numbers: dict[str, int], word: str
 ) -> None:
-    space.admin.compute.update_quota_set(space.user.project_id, **numbers)
+    space.admin.compute.update_quota_set(space.user.project_id, force=True, **numbers)
+    name = space.name('greedy')
     with pytest.raises(errors.Forbidden, match=rf'(?i)quota exceeded for {word}'):
-        space.run(command=['true'])
-    assert space.user.containers.list() == []
-    assert list(space.user.compute.servers()) == []
+        space.run(name=name, command=['true'])
+    assert not _known(space.user, name)
+
+
+def _known(user: User, name: str) -> list[str]:
+    """Return the ids of the user's containers and servers of that name."""
+    return [one.uuid for one in user.containers.list() if one.name == name] + [
+        server.id for server in user.compute.servers() if server.name == name
+    ]
 
 
 def test_used_up_quota_of_ports(space: Workspace, admin: User) -> None:
     used = len(list(admin.network.ports(project_id=space.user.project_id)))
     before = admin.network.get_quota(space.user.project_id).ports
     admin.network.update_quota(space.user.project_id, ports=used)
+    name = space.name('greedy')
     try:
         with pytest.raises(errors.Forbidden, match=r'(?i)port'):
-            space.run(command=['true'])
+            space.run(name=name, command=['true'])
     finally:
         admin.network.update_quota(space.user.project_id, ports=before)
-    assert space.user.containers.list() == []
+    assert not _known(space.user, name)
 
 
 def test_quota_does_not_count_containers_in_a_sandbox(
     space: Workspace, sandbox: str, quota: None
 ) -> None:
-    space.admin.compute.update_quota_set(space.user.project_id, instances=1)
+    space.admin.compute.update_quota_set(space.user.project_id, force=True, instances=1)
     for _ in range(2):
         space.running(sandbox=sandbox)
 
