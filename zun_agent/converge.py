@@ -73,6 +73,8 @@ class Converger:
         self._boot_id = contract.boot_id()
         self.looked_at: dict[str, int] = {}
         """When each container was last looked at in Docker, in nanoseconds since the epoch."""
+        self.starting: set[str] = set()
+        """The containers that Docker is just told to start, and that are looked at afterwards."""
         self._met: set[str] = set()
         self._verified: dict[str, contract.PauseContainer] = {}
         self._stops: dict[str, _Stop] = {}
@@ -298,7 +300,7 @@ class Converger:
                     return None
                 facts |= {'docker_id': docker_id, 'incarnation': view.record.incarnation}
                 if step.act is Act.RUN and view.ready:
-                    self._runtime.start(docker_id)
+                    self._run(container.uuid, docker_id)
                     running = True
         except _NotYet as error:
             LOG.debug('container %s: not made yet: %s', container.uuid, error)
@@ -358,7 +360,7 @@ class Converger:
         try:
             with self._locks.hold(str(container.sandbox_id)):
                 self._checked(container, (contract.State.READY,))
-                self._runtime.start(docker.id)
+                self._run(container.uuid, docker.id)
         except _NotYet as error:
             LOG.debug('container %s: not started yet: %s', container.uuid, error)
             seen = decision.observed(container, docker, interrupted=container.interrupted)
@@ -377,12 +379,19 @@ class Converger:
             facts['restart_count'] = 0
         return self._started(container, facts)
 
+    def _run(self, uuid: str, docker_id: str) -> None:
+        self.starting.add(uuid)
+        try:
+            self._runtime.start(docker_id)
+        finally:
+            self.looked_at[uuid] = time.time_ns()
+            self.starting.discard(uuid)
+
     def _started(self, container: Container, facts: dict[str, typing.Any]) -> float | None:
         """Record what became of a container that was just started."""
         uuid = container.uuid
         self._failures.pop(uuid, None)
         self._stops.pop(uuid, None)
-        self.looked_at[uuid] = time.time_ns()
         docker = self._runtime.inspect(contract.container_name(uuid))
         if docker is None:  # it is gone already; the next step finds out why
             self._record(container, facts)

@@ -171,9 +171,10 @@ class Reconciler:
             self._converger.pause_changed(event.sandbox_id)
             self.wake_sandbox(event.sandbox_id)
         elif event.container_uuid is not None:
-            # Of what we did ourselves we have seen the outcome already.
+            # Of what we did ourselves we have seen the outcome already, or shall see it.
+            ours = event.action == 'start' and event.container_uuid in self._converger.starting
             looked_at = self._converger.looked_at.get(event.container_uuid, 0)
-            if looked_at < event.time_ns:
+            if not ours and looked_at < event.time_ns:
                 self.wake(event.container_uuid)
 
     def _poll(self) -> None:
