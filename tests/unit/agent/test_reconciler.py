@@ -606,6 +606,24 @@ class TestDelete:
         assert world.settle(uuid) is None
 
 
+class TestASandboxThatIsBeingMade:
+    @pytest.fixture
+    def coming(self, world):
+        box = world.box(nova_host=None)
+        world.local.remove(box.instance_id)
+        return world.container(box, owns_sandbox=True, uuid=box.instance_id)
+
+    def test_nova_is_not_asked_about_at_once(self, world, coming):
+        world.sandboxes.away = True  # whoever asks, fails
+        assert world.agent.converge(coming) >= 1
+
+    def test_nova_is_asked_about_after_a_while(self, world, coming):
+        world.agent.converge(coming)
+        world.sandboxes.servers.clear()
+        world.agent.converge(coming)
+        assert world.store.container(coming) is None
+
+
 class TestStrays:
     def test_one_whose_record_ended_is_removed(self, world, running):
         world.store.remove_container(running)
