@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import docker.errors
 import pytest
+from zunclient.common.apiclient import exceptions as errors
 
 from tests.cloud import host
 from tests.cloud.cloud import User, Workspace
@@ -141,8 +142,8 @@ def test_glance_image_of_another_project(
         disk_format='raw',
     )
     try:
-        one = space.run(image.id, sandbox=sandbox, image_driver='glance', command=['true'])
-        assert image.id in space.user.wait(one, 'Error').status_reason
+        with pytest.raises(errors.BadRequest, match=image.id):
+            space.run(image.id, sandbox=sandbox, image_driver='glance', command=['true'])
     finally:
         other.image.delete_image(image.id)
 
