@@ -251,11 +251,8 @@ class Host:
             self._client.stop(container, timeout=timeout)
 
     def pause(self, container: str) -> None:
-        """Freeze a container's processes.
-
-        :raises Conflict: it is frozen already, or does not run
-        """
-        with _translated(f'Pausing container {container}'):
+        """Freeze a container's processes; one that has ended or is frozen already is fine."""
+        with contextlib.suppress(NotFound, Conflict), _translated(f'Pausing container {container}'):
             self._client.pause(container)
 
     def unpause(self, container: str) -> None:

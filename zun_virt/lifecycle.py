@@ -331,7 +331,7 @@ def died_with(user: host.Container, sandbox_process: host.Container) -> bool:
         return False
     try:
         return moment(user.finished_at) >= moment(sandbox_process.finished_at) - _DIED_TOGETHER
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for one that never ran
         return False
 
 

@@ -366,6 +366,25 @@ def test_a_freeze_that_fails_freezes_nothing(zun, machine, vif):
     assert record(machine, instance).state is State.READY
 
 
+def test_a_container_that_ends_meanwhile_does_not_hinder_a_freeze(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    names = [sandbox.container_name(machine.add_container(instance.uuid)) for _ in range(2)]
+    ended, removed = (machine.docker.named(name)['Id'] for name in names)
+    pause_one = machine.docker.pause
+
+    def pause_late(name):
+        if name == ended:
+            machine.docker.kill(ended)
+        elif name == removed:
+            machine.docker.remove_container(removed, force=True)
+        pause_one(name)
+
+    machine.docker.pause = pause_late
+    zun.pause(instance)
+    assert zun.get_info(instance).state == power_state.PAUSED
+    assert record(machine, instance).state is State.PAUSED
+
+
 def test_plugging_at_start_up_cuts_nothing(zun, machine, vif):
     instance = spawn(zun, make_instance(), [vif])
     before = dict(machine.kernel.devices[vif['devname']])

@@ -38,6 +38,12 @@ def test_died_with(exit_code, finished_at, expected):
     assert lifecycle.died_with(user, PAUSE) is expected
 
 
+def test_nobody_died_with_a_sandbox_that_never_ran():
+    never = container(state='created', finished_at=fakes.NEVER)
+    user = container(exit_code=128, finished_at=fakes.NEVER)
+    assert not lifecycle.died_with(user, never)
+
+
 @pytest.fixture
 def sandboxes(machine):
     machine.store.prepare()
