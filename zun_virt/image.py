@@ -35,6 +35,7 @@ MAX_ARCHIVE = 2 << 30
 
 _UNKNOWN = 'unknown'
 _MAX_DOCUMENT = 4 << 20
+_MAX_HEADER = 1 << 20
 _MAX_MEMBERS = 10_000
 
 _ARCHITECTURES = {
@@ -59,6 +60,31 @@ _UNREADABLE = (
 
 class ArchiveError(Exception):
     """The archive is not what a sandbox can be made of; the message says why."""
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose header is not read into memory however long it says to be."""
+
+    _LONG = (
+        tarfile.XHDTYPE,
+        tarfile.XGLTYPE,
+        tarfile.SOLARIS_XHDTYPE,
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+    )
+
+    def _proc_member(self, archive: tarfile.TarFile) -> typing.Any:
+        # A size below zero leads back to a member that was read before, for ever.
+        if self.size < 0 or (self.type in self._LONG and self.size > _MAX_HEADER):
+            raise ArchiveError(f'it has a header or a file of {self.size} bytes')
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            self._refuse_sparse()
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+    def _refuse_sparse(self, *_: typing.Any) -> typing.NoReturn:
+        raise ArchiveError('it has a sparse file, which no engine writes')
+
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
 
 
 class Images:
@@ -178,7 +204,7 @@ def rewrite(source: pathlib.Path, target: pathlib.Path, *, tag: str, architectur
     :raises ArchiveError: the source is not an archive of one usable image
     """
     try:
-        with tarfile.open(source, 'r:*') as archive:
+        with tarfile.open(source, 'r:*', tarinfo=_Member) as archive:
             members = _members(archive)
             entry = _entry(_document(archive, members, 'manifest.json'))
             config = _document(archive, members, entry['Config'])
@@ -233,14 +259,16 @@ def _members(archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
     """Return the archive's members by name, none of which could leave it."""
     found: dict[str, tarfile.TarInfo] = {}
     total = 0
-    for member in archive:
+    for number, member in enumerate(archive, 1):
         name = posixpath.normpath(member.name)
         if name.startswith(('/', '..')):
             raise ArchiveError(f'it has a member outside of it: {member.name!r}')
         if not (member.isfile() or member.isdir() or member.issym()):
             raise ArchiveError(f'its member {member.name!r} is no file')
+        if member.size < 0:
+            raise ArchiveError(f'its member {member.name!r} has a size below zero')
         total += member.size
-        if total > MAX_ARCHIVE or len(found) >= _MAX_MEMBERS:
+        if total > MAX_ARCHIVE or number > _MAX_MEMBERS:
             raise ArchiveError(f'it has more than {MAX_ARCHIVE >> 20} MiB or {_MAX_MEMBERS} files')
         found[name] = member
     return found

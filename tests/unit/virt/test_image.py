@@ -84,6 +84,25 @@ def entry(**changes):
     return [{'Config': 'abc.json', 'RepoTags': [], 'Layers': ['0/layer.tar']} | changes]
 
 
+def pax(headers, size=None):
+    """Return an archive with a file that a header before it describes."""
+    output = io.BytesIO()
+    with tarfile.open(fileobj=output, mode='w', format=tarfile.PAX_FORMAT) as tar:
+        info = member('x')
+        info.pax_headers = headers
+        tar.addfile(info)
+    data = bytearray(output.getvalue())
+    if size is not None:
+        header = tarfile.TarInfo.frombuf(bytes(data[:512]), 'utf-8', 'strict')
+        header.size = size
+        data[:512] = header.tobuf(tarfile.GNU_FORMAT)
+    return bytes(data)
+
+
+def many(count):
+    return member('x').tobuf() * count + bytes(1024)
+
+
 GOOD = fakes.archive()
 
 BAD = {
@@ -122,6 +141,12 @@ BAD = {
     'member outside': fakes.archive(extra=[member('../evil')]),
     'member absolute': fakes.archive(extra=[member('/etc/evil')]),
     'device': fakes.archive(extra=[member('dev', tarfile.CHRTYPE)]),
+    'header of a GiB': pax({'comment': 'y'}, size=1 << 30),
+    'header of less than nothing': pax({'comment': 'y'}, size=-512),
+    'file of less than nothing': pax({'size': '-1024'}),
+    'sparse file': fakes.archive(extra=[member('sparse', tarfile.GNUTYPE_SPARSE)]),
+    'sparse file of a later kind': pax({'GNU.sparse.major': '1', 'GNU.sparse.minor': '0'}),
+    'too many members of one name': many(10_001),
     'hard link': fakes.archive(extra=[member('link', tarfile.LNKTYPE, '/etc/passwd')]),
     'layer a link to outside': fakes.archive(
         manifest=entry(Layers=['l']), extra=[member('l', tarfile.SYMTYPE, '/etc/passwd')]
