@@ -24,6 +24,34 @@ _CHUNK = 1024 * 1024
 _OTHER_LISTS = frozenset({'repositories', 'index.json', 'oci-layout'})
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose header is not read into memory however long it says to be."""
+
+    _LONG = (
+        tarfile.XHDTYPE,
+        tarfile.XGLTYPE,
+        tarfile.SOLARIS_XHDTYPE,
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+    )
+
+    def _proc_member(self, source: tarfile.TarFile) -> typing.Any:
+        # A size below zero leads back to a member that was read before, for ever.
+        if self.size < 0 or (self.type in self._LONG and self.size > MAX_MANIFEST):
+            raise errors.Invalid(f'it has a header or a file of {self.size} bytes')
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            self._refuse_sparse()
+        found = super()._proc_member(source)  # type: ignore[misc]
+        if found.size < 0:
+            raise errors.Invalid(f'{found.name} has a size below zero')
+        return found
+
+    def _refuse_sparse(self, *_: typing.Any) -> typing.NoReturn:
+        raise errors.Invalid('it has a sparse file, which Docker does not write')
+
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
+
+
 def renamed(saved: typing.IO[bytes], reference: str) -> Iterator[bytes]:
     """Yield the archive, so that Docker loads its one image under `reference` alone.
 
@@ -31,11 +59,11 @@ def renamed(saved: typing.IO[bytes], reference: str) -> Iterator[bytes]:
     :raises errors.Invalid: it is no archive, or not of exactly one image
     """
     try:
-        with tarfile.open(fileobj=saved, mode='r:*') as source:
+        with tarfile.open(fileobj=saved, mode='r:*', tarinfo=_Member) as source:
             contents = manifest(source)
         contents['RepoTags'] = [reference]
         saved.seek(0)
-        with tarfile.open(fileobj=saved, mode='r:*') as source:
+        with tarfile.open(fileobj=saved, mode='r:*', tarinfo=_Member) as source:
             yield from _copied(source)
         yield from _file(MANIFEST, json.dumps([contents]).encode())
         yield bytes(2 * tarfile.BLOCKSIZE)

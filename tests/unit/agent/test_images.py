@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 import tarfile
 import types
 
@@ -99,6 +100,36 @@ def test_an_archives_own_tags_are_not_believed(mode):
     assert entry == {**ENTRY, 'RepoTags': ['zun.invalid/id:glance']}
 
 
+def described(headers=None, **changes):
+    """Return an archive with one file of which a header before it says more."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode='w', format=tarfile.PAX_FORMAT) as target:
+        member = tarfile.TarInfo('x')
+        member.pax_headers = headers or {'comment': 'y'}
+        target.addfile(member)
+    data = bytearray(stream.getvalue())
+    first = tarfile.TarInfo.frombuf(bytes(data[:512]), 'utf-8', 'strict')
+    for name, value in changes.items():
+        setattr(first, name, value)
+    data[:512] = first.tobuf(tarfile.GNU_FORMAT)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ('data', 'reason'),
+    [
+        (described(size=1 << 30), 'header'),
+        (described(size=-512), 'header'),
+        (described({'size': '-1024'}), 'below zero'),
+        (described({'GNU.sparse.major': '1', 'GNU.sparse.minor': '0'}), 'sparse'),
+        (described(type=tarfile.GNUTYPE_SPARSE), 'sparse'),
+    ],
+)
+def test_an_archive_whose_headers_lie(data, reason):
+    with pytest.raises(errors.Invalid, match=reason):
+        list(archive.renamed(io.BytesIO(data), 'x:y'))
+
+
 @pytest.mark.parametrize(
     'saved',
     [
@@ -135,8 +166,7 @@ class Glance:
         self.images = images
 
     def get(self, path, params=None):
-        if params is None and '?' in path:
-            return {'images': self.images}
+        assert not re.search(r'[?#]|/\.\.?(/|$)', path)
         if params is not None:
             return {'images': [found for found in self.images if found['name'] == params['name']]}
         for found in self.images:
@@ -156,6 +186,8 @@ def image(**fields):
         ([image()], '1', '1'),
         ([image()], 'mine', '1'),
         ([image()], 'yours', errors.ImageNotFound),
+        ([image(name='mine/../1?x#y')], 'mine/../1?x#y', '1'),
+        ([image(name='..')], '..', '1'),
         ([image(container_format='bare', disk_format='qcow2')], 'mine', errors.Invalid),
         ([image(status='queued')], '1', errors.ImageNotFound),
         ([image(container_format='bare'), image(id='2')], 'mine', '2'),
