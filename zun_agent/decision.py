@@ -21,11 +21,11 @@ import datetime
 import enum
 import typing
 
-from zun_agent import creation
+from zun_agent import creation, restarts
+from zun_agent.facts import Facts
 from zun_agent.models import Container, Desired, Status
-from zun_agent.runtime import Facts, parse_time
+from zun_agent.view import View
 from zun_virt import sandbox as contract
-from zun_virt.sandbox import State
 
 LOST = (
     'The sandbox was made anew, and this container with it: what it had written '
@@ -33,22 +33,6 @@ LOST = (
 )
 SANDBOX_STOPPED = 'Its sandbox is not running; it runs again when the sandbox does.'
 OUT_OF_MEMORY = 'It ran out of memory, and was killed.'
-
-BACKOFF_FIRST = 0.1
-BACKOFF_LAST = 60.0
-LASTING = 10.0
-"""Seconds of running after which a restart counts as a success, as Docker has it."""
-
-TOGETHER = datetime.timedelta(seconds=2)
-"""Containers that end this long before their sandbox does were killed by its end."""
-
-CLOCK_SLACK = datetime.timedelta(seconds=0.5)
-"""Docker may put the end of a short run a little before its beginning."""
-
-KILLED = 137
-
-JUDGEMENT = 0.4
-"""Seconds after a kill in which it cannot be told yet whether the sandbox died, too."""
 
 _STARTING = frozenset(
     {'container_creating', 'container_starting', 'container_rebooting', 'container_unpausing'}
@@ -87,50 +71,6 @@ class Act(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class View:
-    """What this host shows of a sandbox.
-
-    :ivar record: None where there is no sandbox of that id on this host
-    :ivar problem: why its record cannot be used, None where it can
-    :ivar claimed: its containers are this host's, in this incarnation
-    :ivar pause: its pause container, as far as it was looked at
-    """
-
-    record: contract.Sandbox | None
-    problem: str | None = None
-    claimed: bool = True
-    pause: Facts | None = None
-
-    @property
-    def ready(self) -> bool:
-        """Whether containers may start, as far as is known."""
-        record = self.record
-        if record is None or not self.claimed or record.state != State.READY:
-            return False
-        return self.pause is None or is_that(record, self.pause)
-
-    @property
-    def creatable(self) -> bool:
-        """Whether containers may be made."""
-        record = self.record
-        return (
-            record is not None
-            and self.claimed
-            and record.pause is not None
-            and record.state in (State.BUILDING, State.READY)
-        )
-
-
-def is_that(record: contract.Sandbox, pause: Facts) -> bool:
-    """Tell whether the pause container runs, and is the one that the record speaks of."""
-    return (
-        record.pause is not None
-        and pause.alive
-        and (pause.id, pause.started) == (record.pause.id, record.pause.started_at)
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
     """What is to be done, and what is to be recorded.
 
@@ -164,7 +104,7 @@ def plan(
 
     :param docker: the container in Docker, None where it is not there
     :param now: in UTC without a zone
-    :param quick_ends: restarts in a row after which it did not run for `LASTING`
+    :param quick_ends: restarts in a row after which it did not run for `restarts.LASTING`
     :param killed: this agent killed it, at a user's request
     """
     if view.problem is not None:
@@ -220,54 +160,10 @@ def wants_making(container: Container) -> bool:
     if container.desired == Desired.DELETED:
         return False
     if container.status in (Status.STOPPED, Status.ERROR, Status.DEAD):
-        return start_asked(container) or (container.interrupted and wants_run(container))
+        return start_asked(container) or (
+            container.interrupted and container.desired != Desired.STOPPED
+        )
     return container.desired in (Desired.CREATED, Desired.RUNNING, Desired.PAUSED)
-
-
-def runs_again(uuid: str, docker: Facts, view: View) -> bool:
-    """Tell whether a container ended because its sandbox did, and not by itself.
-
-    The driver names those that it stops. Others died with their sandbox, or with the
-    whole host, when nobody could look.
-    """
-    record = view.record
-    if docker.alive or docker.started_at is None or record is None:
-        return False
-    began = parse_time(record.pause.started_at) if record.pause else None
-    if record.state in (State.READY, State.PAUSED) and began and docker.started_at >= began:
-        # It ran in the present run of the sandbox. Did that end unnoticed?
-        if view.pause is None or view.pause.alive:
-            return False
-    elif uuid in record.running:
-        return True
-    elif record.state in (State.STOPPING, State.STOPPED):
-        return False
-    if docker.finished_at is None or docker.finished_at < docker.started_at - CLOCK_SLACK:
-        return True  # its end was not seen; the time is that of an earlier one
-    ended = view.pause.finished_at if view.pause else None
-    return (
-        ended is not None
-        and docker.exit_code in (KILLED, 255)
-        and docker.started_at <= ended
-        and docker.finished_at >= ended - TOGETHER
-    )
-
-
-def backoff(quick_ends: int) -> float:
-    """Return the seconds to wait before a restart, as Docker does."""
-    return min(BACKOFF_FIRST * 2.0 ** min(quick_ends, 20), BACKOFF_LAST)
-
-
-def policy_restarts(container: Container, docker: Facts) -> bool:
-    """Tell whether the restart policy wants a container that ended to run again."""
-    policy = container.restart_policy or {}
-    name = policy.get('Name')
-    if name in ('always', 'unless-stopped'):
-        return True
-    if name == 'on-failure' and docker.exit_code != 0:
-        most = int(policy.get('MaximumRetryCount') or 0)
-        return most == 0 or container.restart_count < most
-    return False
 
 
 def _outdated(docker: Facts, record: contract.Sandbox) -> bool:
@@ -364,21 +260,21 @@ def _ended(
         return _start(container, docker, view)
     if container.status == Status.ERROR and not pending(container):
         return _observe(container, docker)
-    if _unjudged(container, docker) and not killed and _just_killed(docker, now):
-        return Step(delay=JUDGEMENT)
+    if restarts.unjudged(container, docker) and not killed and restarts.just_killed(docker, now):
+        return Step(delay=restarts.JUDGEMENT)
     if container.interrupted or (
-        _unjudged(container, docker) and runs_again(container.uuid, docker, view)
+        restarts.unjudged(container, docker) and restarts.runs_again(container.uuid, docker, view)
     ):
         if view.ready:
             return Step(act=Act.START)
         return _observe(container, docker, interrupted=True, done=True)
     if not started:  # made, and the agent ended before it could start it
         return _start(container, docker, view)
-    if policy_restarts(container, docker) and not killed:
+    if restarts.policy_restarts(container, docker) and not killed:
         if not view.ready:
             return _observe(container, docker, interrupted=True, done=True)
         ended = docker.finished_at or now
-        wait = backoff(quick_ends) - (now - ended).total_seconds()
+        wait = restarts.backoff(quick_ends) - (now - ended).total_seconds()
         if wait <= 0:
             return Step(act=Act.START, again=True)
         step = _observe(container, docker, done=True)
@@ -388,26 +284,11 @@ def _ended(
     return _result(container, docker, oom=docker.oom_killed and not killed)
 
 
-def _unjudged(container: Container, docker: Facts) -> bool:
-    """Tell whether it is not yet recorded how the container's latest run ended."""
-    return container.status != Status.STOPPED or container.finished_at != docker.finished_at
-
-
-def _just_killed(docker: Facts, now: datetime.datetime) -> bool:
-    """Tell whether it died a moment ago, in a way in which it could have with its sandbox.
-
-    Docker tells the end of a sandbox and of those in it in any order.
-    """
-    if docker.exit_code != KILLED or docker.finished_at is None or docker.oom_killed:
-        return False
-    return abs((now - docker.finished_at).total_seconds()) < JUDGEMENT
-
-
 def _result(container: Container, docker: Facts, *, oom: bool = False) -> Step:
     """Decide on a container that ended, and is to stay so."""
     if container.auto_remove and not pending(container) and container.status == Status.STOPPED:
         return Step(act=Act.AUTO_REMOVE)
-    facts = observed(container, docker, oom=oom and docker.exit_code == KILLED)
+    facts = observed(container, docker, oom=oom and docker.exit_code == restarts.KILLED)
     return Step(
         facts=facts,
         done=pending(container),

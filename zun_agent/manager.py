@@ -232,13 +232,21 @@ class Manager:
         )
 
     def kill(self, context: typing.Any, container: Container, signal: str | None = None) -> None:
-        """Have a signal sent to the container, ``KILL`` when none is named."""
+        """Have a signal sent to the container, ``KILL`` when none is named.
+
+        A container that is killed so stays ended, whatever its restart policy says.
+        """
+        name = signal or 'KILL'
+        stopped: dict[str, typing.Any] = (
+            {'desired': Desired.STOPPED, 'stop_timeout': 0} if name == 'KILL' else {}
+        )
         self._request(
             context,
             container,
             'kill',
-            operation={'op': 'kill', 'signal': signal or 'KILL'},
+            operation={'op': 'kill', 'signal': name},
             task_state='container_killing',
+            **stopped,
         )
 
     def pause(self, context: typing.Any, container: Container) -> None:

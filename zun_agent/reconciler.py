@@ -18,13 +18,19 @@ from zun_agent import conf as options
 from zun_agent import creation, errors, host, intents
 from zun_agent.claims import Claims
 from zun_agent.converge import Converger
+from zun_agent.ending import Ender
+from zun_agent.events import Event
+from zun_agent.facts import Listed
 from zun_agent.images import Images
 from zun_agent.images.fetching import Fetcher
+from zun_agent.journal import Journal
 from zun_agent.locks import SandboxLocks
+from zun_agent.making import Maker
 from zun_agent.models import Container
-from zun_agent.runtime import Event, Listed, Runtime
+from zun_agent.runtime import Runtime
 from zun_agent.sandboxes import Sandboxes
 from zun_agent.store import Store
+from zun_agent.view import Views
 from zun_agent.watch import DirectoryWatch, DockerWatch
 from zun_agent.workqueue import WorkQueue
 from zun_virt import sandbox as contract
@@ -65,28 +71,31 @@ class Reconciler:
         self._passing = threading.Event()
         self._fetcher = Fetcher(images, runtime, self.wake, conf.docker.parallel_pulls)
         self._claims = Claims(conf.host, store, sandboxes, sandbox_store, self.wake)
-        self._converger = Converger(
-            conf.host,
-            store,
-            runtime,
-            sandboxes,
-            sandbox_store,
-            self._claims,
-            self._fetcher,
-            SandboxLocks(sandbox_store, min(conf.lock_timeout, LOCK_WAIT)),
-            creation.Settings(
-                log_max_size=conf.docker.log_max_size,
-                log_max_files=conf.docker.log_max_files,
-                runtime=conf.docker.runtime,
-            ),
-            self.wake_sandbox,
-        )
+        locks = SandboxLocks(sandbox_store, min(conf.lock_timeout, LOCK_WAIT))
+        self._views = Views(sandbox_store, self._claims, runtime, locks)
+        self._journal = Journal(conf.host, store, self._claims, self._fetcher.forget)
+        self._converger = self._steps()
         workers = conf.reconciler.workers or 2 * (os.cpu_count() or 1)
         self._containers = WorkQueue('container', self.converge, workers)
         self._boxes = WorkQueue('sandbox', self._claims.look, SANDBOX_WORKERS)
         self._docker_watch = DockerWatch(runtime, self._heard, self._connected)
         self._directory_watch = DirectoryWatch(sandbox_store.root, self.wake_sandbox)
-        self._threads = [
+        self._threads = self._timers()
+
+    def _steps(self) -> Converger:
+        conf, store, runtime, journal = self._conf, self._store, self._runtime, self._journal
+        settings = creation.Settings(
+            log_max_size=conf.docker.log_max_size,
+            log_max_files=conf.docker.log_max_files,
+            runtime=conf.docker.runtime,
+        )
+        maker = Maker(runtime, self._views, journal, self._fetcher, settings)
+        ender = Ender(conf.host, store, runtime, self._sandboxes, journal, self.wake_sandbox)
+        return Converger(conf.host, store, runtime, self._views, journal, maker, ender)
+
+    def _timers(self) -> list[threading.Thread]:
+        conf = self._conf
+        return [
             threading.Thread(target=self._every, args=arguments, name=arguments[0], daemon=True)
             for arguments in (
                 ('pass', conf.reconciler.full_pass_interval, self.full_pass, self._passing),
@@ -147,35 +156,45 @@ class Reconciler:
 
     def _stray(self, found: Listed) -> None:
         """Deal with a container in Docker that is not in the store as this host's."""
+        uuid = found.container_uuid or ''
         claim = self._store.claim(found.sandbox_id)
-        record = self._store.container(found.container_uuid or '')
         if claim is None:
             return  # not ours to judge: the driver clears sandboxes away
-        if record is None and claim.host == self._conf.host:
-            LOG.info('container %s: its record has ended, removing it', found.container_uuid)
-            self._runtime.remove(found.id)
-        elif claim.host != self._conf.host and found.state == 'running':
+        if claim.host == self._conf.host:
+            self._remove_ended(uuid, found.id)
+        elif found.state == 'running':
             LOG.warning(
                 'container %s: host %s has its sandbox now, stopping it here',
-                found.container_uuid,
+                uuid,
                 claim.host,
             )
             self._runtime.kill(found.id, 'KILL')
 
+    def _remove_ended(self, uuid: str, docker_id: str) -> None:
+        """Remove a container from Docker of which it is sure that its record has ended."""
+        if self._store.container(uuid) is not None:
+            return
+        # Actions outlive their container. Where there are none, this store never knew the
+        # container: it may be the wrong one, or an old copy.
+        if not self._store.actions(uuid):
+            LOG.warning('container %s: the database knows nothing of it, left alone', uuid)
+            return
+        LOG.info('container %s: its record has ended, removing it', uuid)
+        self._runtime.remove(docker_id)
+
     def _connected(self) -> None:
-        self._converger.pause_changed()
+        self._views.pause_changed()
         self._passing.set()
 
     def _heard(self, event: Event) -> None:
         if event.role == contract.ROLE_PAUSE:
-            self._converger.pause_changed(event.sandbox_id)
+            self._views.pause_changed(event.sandbox_id)
             self.wake_sandbox(event.sandbox_id)
-        elif event.container_uuid is not None:
-            # Of what we did ourselves we have seen the outcome already, or shall see it.
-            ours = event.action == 'start' and event.container_uuid in self._converger.starting
-            looked_at = self._converger.looked_at.get(event.container_uuid, 0)
-            if not ours and looked_at < event.time_ns:
-                self.wake(event.container_uuid)
+            return
+        uuid = event.container_uuid
+        # Of what we did ourselves we have seen the outcome already, or shall see it.
+        if uuid is not None and not self._journal.expects(uuid, event.action, event.time_ns):
+            self.wake(uuid)
 
     def _poll(self) -> None:
         for container in self._store.pending_on(self._conf.host):

@@ -7,96 +7,25 @@ Docker's own words as message where they speak of what the user did.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import datetime
 import json
-import re
-import socket
 import typing
 from collections.abc import Iterable, Iterator
 
 import docker
 import docker.errors
-import requests.exceptions
-import urllib3.exceptions
 from oslo_log import log as logging
 
 from zun_agent import errors, execution
 from zun_agent.errors import ContainerNotFound, ImageNotFound
+from zun_agent.events import EVENTS, TRANSPORT_ERRORS, EventStream
+from zun_agent.facts import Facts, Listed, parse_facts
 from zun_virt import sandbox as contract
 
 LOG = logging.getLogger(__name__)
 
-EVENTS = ('start', 'die', 'pause', 'unpause', 'destroy')
-"""What happens to a container in Docker and may change its status."""
-
-_TRANSPORT_ERRORS = (
-    requests.exceptions.RequestException,
-    urllib3.exceptions.HTTPError,
-    OSError,
-)
-
 
 class NameTaken(errors.Conflict):
     """A container of that name exists already in Docker."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What Docker shows of one container.
-
-    :ivar state: created, running, paused, restarting, removing, exited or dead
-    :ivar started: Docker's own text for `started_at`, to be compared exactly
-    :ivar started_at: of its latest run, in UTC without a zone; None before the first
-    :ivar exit_code: of its latest run, or of its failure to start
-    :ivar error: Docker's words when the latest start failed
-    :ivar resources: its limits, in the terms of `creation.resources`
-    """
-
-    id: str
-    state: str
-    started: str = ''
-    started_at: datetime.datetime | None = None
-    finished_at: datetime.datetime | None = None
-    exit_code: int = 0
-    oom_killed: bool = False
-    error: str = ''
-    pid: int = 0
-    labels: dict[str, str] = dataclasses.field(default_factory=dict)
-    stop_signal: str = 'SIGTERM'
-    tty: bool = False
-    resources: dict[str, int] = dataclasses.field(default_factory=dict)
-
-    @property
-    def alive(self) -> bool:
-        """Whether its process exists, frozen or not."""
-        return self.state in ('running', 'paused', 'restarting')
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Listed:
-    """One of our containers in Docker's list."""
-
-    id: str
-    state: str
-    role: str
-    sandbox_id: str
-    container_uuid: str | None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Event:
-    """Something happened to one of our containers.
-
-    :ivar time_ns: nanoseconds since the epoch, on this host's clock
-    """
-
-    action: str
-    docker_id: str
-    role: str
-    sandbox_id: str
-    container_uuid: str | None
-    time_ns: int
 
 
 class Runtime:
@@ -321,17 +250,26 @@ class Runtime:
         :param since: seconds since the epoch
         :raises errors.ContainerNotFound: Docker has no such container
         """
-        neither = not (stdout or stderr)
+        both = stdout == stderr
+        options = {
+            'stdout': stdout or both,
+            'stderr': stderr or both,
+            'timestamps': timestamps,
+            'since': since,
+        }
+        if tail is None or both:
+            return self._log(docker_id, tail=tail, **options).decode(errors='replace')
+        # Docker counts the lines of both streams, also of the one that it does not show.
+        for counted in (tail, tail * 8 + 100, None):
+            lines = self._log(docker_id, tail=counted, **options).splitlines(keepends=True)
+            if len(lines) >= tail:
+                break
+        return b''.join(lines[len(lines) - min(tail, len(lines)) :]).decode(errors='replace')
+
+    def _log(self, docker_id: str, *, tail: int | None, **options: typing.Any) -> bytes:
         with _translated(f'read the log of {docker_id}'):
-            data = self._client.logs(
-                docker_id,
-                stdout=stdout or neither,
-                stderr=stderr or neither,
-                timestamps=timestamps,
-                tail='all' if tail is None else tail,
-                since=since,
-            )
-        return bytes(data).decode(errors='replace')
+            number = 'all' if tail is None else tail
+            return bytes(self._client.logs(docker_id, tail=number, **options))
 
     def execute(self, docker_id: str, command: typing.Sequence[str]) -> tuple[str, int | None]:
         """Run a command in a container to its end; return its output and exit code.
@@ -389,79 +327,6 @@ class Runtime:
         return usage.stats(docker_id, facts.pid)
 
 
-class EventStream:
-    """A subscription to Docker's events; iterating ends when Docker ends it."""
-
-    def __init__(self, response: typing.Any, lines: Iterator[dict[str, typing.Any]]) -> None:
-        self._response = response
-        self._lines = lines
-
-    def __iter__(self) -> Iterator[Event]:
-        """Yield events until the stream ends, for whatever reason."""
-        try:
-            for line in self._lines:
-                yield _event(line)
-        except (*_TRANSPORT_ERRORS, ValueError, AttributeError) as error:
-            # The last two: the connection was closed under the reader, by `close`.
-            LOG.debug("Docker's events ended: %s", error)
-        finally:
-            self._response.close()
-
-    def close(self) -> None:
-        """End the subscription, from any thread."""
-        with contextlib.suppress(OSError, AttributeError):
-            self._response.raw._fp.fp.raw._sock.shutdown(socket.SHUT_RDWR)
-
-
-def _event(line: dict[str, typing.Any]) -> Event:
-    attributes = line['Actor']['Attributes']
-    return Event(
-        action=line['Action'],
-        docker_id=line['Actor']['ID'],
-        role=attributes.get(contract.LABEL_ROLE, ''),
-        sandbox_id=attributes[contract.LABEL_SANDBOX],
-        container_uuid=attributes.get(contract.LABEL_CONTAINER),
-        time_ns=line['timeNano'],
-    )
-
-
-def parse_facts(found: dict[str, typing.Any]) -> Facts:
-    """Return the facts in what Docker's inspect shows."""
-    state, config, host = found['State'], found['Config'], found['HostConfig']
-    return Facts(
-        id=found['Id'],
-        state=state['Status'],
-        started=state['StartedAt'],
-        started_at=parse_time(state['StartedAt']),
-        finished_at=parse_time(state['FinishedAt']),
-        exit_code=state['ExitCode'],
-        oom_killed=state['OOMKilled'],
-        error=state['Error'],
-        pid=state['Pid'],
-        labels=config['Labels'] or {},
-        stop_signal=config.get('StopSignal') or 'SIGTERM',
-        tty=config['Tty'],
-        resources={
-            name: host.get(name) or 0 for name in ('Memory', 'MemorySwap', 'CpuPeriod', 'CpuQuota')
-        },
-    )
-
-
-def parse_time(text: str) -> datetime.datetime | None:
-    """Return Docker's time in UTC without a zone, to the microsecond; None for never.
-
-    >>> parse_time('2026-11-21T07:44:00.123456789Z')
-    datetime.datetime(2026, 11, 21, 7, 44, 0, 123456)
-    """
-    match = re.fullmatch(r'(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)', text)
-    if match is None or text.startswith('0001-'):
-        return None
-    seconds, fraction, zone = match.groups()
-    micro = (fraction or '')[:6].ljust(6, '0')
-    moment = datetime.datetime.fromisoformat(f'{seconds}.{micro}{zone.replace("Z", "+00:00")}')
-    return moment.astimezone(datetime.UTC).replace(tzinfo=None)
-
-
 def _words(error: docker.errors.APIError) -> str:
     return str(error.explanation or error).strip()
 
@@ -498,7 +363,7 @@ def _translated(attempt: str) -> Iterator[None]:
             409: errors.Conflict,
         }
         raise kinds.get(error.status_code, errors.DockerError)(text) from error
-    except (*_TRANSPORT_ERRORS, docker.errors.DockerException) as error:
+    except (*TRANSPORT_ERRORS, docker.errors.DockerException) as error:
         # Its words alone: the error itself would keep the connection alive in a log's record.
         LOG.warning('Docker does not answer the attempt to %s: %s', attempt, str(error))
         raise errors.ServiceUnavailable('The Docker Engine does not answer.') from error

@@ -6,18 +6,20 @@ from zun_agent import errors
 from zun_agent.models import Container, Desired, Status
 
 _RUNNING = frozenset({Status.RUNNING})
+_GOING_ON = frozenset({Status.RUNNING, Status.RESTARTING})
 _STEADY = frozenset({Status.CREATED, Status.RUNNING, Status.STOPPED, Status.PAUSED})
 _ENDED = frozenset({Status.CREATED, Status.ERROR, Status.STOPPED, Status.DELETED, Status.DEAD})
 
 ALLOWED: dict[str, frozenset[Status]] = {
     'delete': _ENDED,
-    'delete_stop': _ENDED | {Status.RUNNING},
+    'delete_stop': _ENDED | _GOING_ON,
     # Everything but Paused, which Zun leaves out.
     'delete_force': frozenset(Status) - {Status.PAUSED},
     'start': frozenset({Status.CREATED, Status.STOPPED, Status.ERROR}),
-    'stop': _RUNNING,
+    # One that ends again and again could not be stopped otherwise.
+    'stop': _GOING_ON,
     'pause': _RUNNING,
-    'kill': _RUNNING,
+    'kill': _GOING_ON,
     'execute': _RUNNING,
     'top': _RUNNING,
     'stats': _RUNNING,

@@ -12,7 +12,8 @@ from watchdog import events
 from watchdog.observers import Observer
 
 from zun_agent import errors
-from zun_agent.runtime import Event, EventStream, Runtime
+from zun_agent.events import Event, EventStream
+from zun_agent.runtime import Runtime
 
 LOG = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ class GlanceImages:
         glance = self._cloud.as_user(context, 'image')
         found: list[Json] = []
         try:
-            found = [glance.get(f'/images/{urllib.parse.quote(name, safe="")}')]
+            found = [glance.get(f'/images/{_quoted(name)}')]
         except (errors.NotFound, errors.Invalid):
             query = {'name': name, 'status': 'active', 'sort': 'created_at:desc'}
             found = glance.get('/images', query)['images']
@@ -65,7 +65,7 @@ class GlanceImages:
         glance = self._cloud.as_service('image')
         with tempfile.TemporaryFile(prefix='zun-image-') as saved:
             try:
-                for chunk in glance.download(f'/images/{pinned or name}/file'):
+                for chunk in glance.download(f'/images/{_quoted(pinned or name)}/file'):
                     saved.write(chunk)
                 saved.seek(0)
                 self._runtime.load(archive.renamed(saved, reference))
@@ -76,3 +76,13 @@ class GlanceImages:
         if self._runtime.image_id(reference) is None:
             raise errors.Invalid(f'Image {name} cannot be used: it is not for this host.')
         LOG.info('image %s of Glance loaded as %s', name, reference)
+
+
+def _quoted(name: str) -> str:
+    """Return a name, which is the user's, as one step of a path and no more.
+
+    :raises errors.NotFound: it would be another step than one to an image
+    """
+    if name in ('.', '..'):  # what no quoting keeps from being resolved
+        raise errors.NotFound(f'No image has the id {name}.')
+    return urllib.parse.quote(name, safe='')

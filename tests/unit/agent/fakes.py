@@ -10,11 +10,12 @@ from oslo_config import cfg
 
 from zun_agent import conf as options
 from zun_agent import errors
+from zun_agent.facts import Facts, Listed
 from zun_agent.images import Images
 from zun_agent.images.docker import DockerImages
 from zun_agent.models import Action, Container, now
 from zun_agent.reconciler import Reconciler
-from zun_agent.runtime import Facts, Listed, NameTaken
+from zun_agent.runtime import NameTaken
 from zun_agent.servers import Server
 from zun_agent.store import Store
 from zun_virt import sandbox as contract
@@ -224,7 +225,7 @@ class World:
     def write(self, record, **changes):
         record = record.replace(**changes)
         self.local.write(record)
-        self.agent._converger.pause_changed(record.instance_id)
+        self.agent._views.pause_changed(record.instance_id)
         self.look(record.instance_id)
         return record
 

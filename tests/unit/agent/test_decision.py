@@ -4,10 +4,10 @@ import datetime
 
 import pytest
 
-from zun_agent import decision
+from zun_agent import decision, restarts
 from zun_agent.decision import Act, View
+from zun_agent.facts import Facts, parse_time
 from zun_agent.models import Container
-from zun_agent.runtime import Facts, parse_time
 from zun_virt import sandbox as contract
 from zun_virt.sandbox import State
 
@@ -128,7 +128,7 @@ def test_a_sandbox_that_is_not_ours_is_let_be():
 def test_who_runs_again(state, running, code, finished, pause, expected):
     found = docker('exited', exit_code=code, finished_at=None if finished is None else at(finished))
     view = View(record=record(state=state, running=running), pause=pause)
-    assert decision.runs_again('x', found, view) is expected
+    assert restarts.runs_again('x', found, view) is expected
 
 
 def test_a_run_before_the_present_one_of_the_sandbox():
@@ -138,23 +138,30 @@ def test_a_run_before_the_present_one_of_the_sandbox():
     found = docker('exited', exit_code=137, finished_at=at(100))
     alive = docker(started_at=at(3600), finished_at=at(100))
     view = View(record=record(pause=pause), pause=alive)
-    assert decision.runs_again('x', found, view)
+    assert restarts.runs_again('x', found, view)
     early = docker('exited', exit_code=137, finished_at=at(10))
-    assert not decision.runs_again('x', early, view)
+    assert not restarts.runs_again('x', early, view)
 
 
 def test_a_kill_just_now_is_not_judged_yet():
     found = docker('exited', exit_code=137, finished_at=at(10))
     step = plan(container(), found, later=10.1)
-    assert (step.act, step.facts, step.delay) == (Act.NOTHING, {}, decision.JUDGEMENT)
+    assert (step.act, step.facts, step.delay) == (Act.NOTHING, {}, restarts.JUDGEMENT)
     assert plan(container(), found, later=10.1, killed=True).facts['status'] == 'Stopped'
     assert plan(container(), found, later=11).facts['status'] == 'Stopped'
+
+
+def test_neither_is_one_that_docker_takes_for_out_of_memory():
+    found = docker('exited', exit_code=137, finished_at=at(10), oom_killed=True)
+    assert plan(container(), found, later=10.1).facts == {}
+    reason = plan(container(), found, later=11).facts['status_reason']
+    assert reason == decision.OUT_OF_MEMORY
 
 
 def test_a_short_run_may_seem_to_end_before_it_began():
     found = docker('exited', finished_at=at(-0.001))
     view = View(record=record(), pause=docker('exited', finished_at=at(500)))
-    assert not decision.runs_again('x', found, view)
+    assert not restarts.runs_again('x', found, view)
 
 
 @pytest.mark.parametrize(

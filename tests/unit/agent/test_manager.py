@@ -374,16 +374,16 @@ ACTS = {
     'stats': lambda manager, *args: manager.stats(*args),
 }
 
-# The table of the Zun API's documentation.
+# The table of the Zun API's documentation; what restarts for ever can be stopped, too.
 ALLOWED = {
     'delete': 'Created Error Stopped Deleted Dead',
     'delete_force': 'Created Creating Error Running Stopped Unknown Deleted Dead Restarting '
     'Rebuilding Deleting',
-    'delete_stop': 'Running Created Error Stopped Deleted Dead',
+    'delete_stop': 'Running Restarting Created Error Stopped Deleted Dead',
     'start': 'Created Stopped Error',
-    'stop': 'Running',
+    'stop': 'Running Restarting',
     'pause': 'Running',
-    'kill': 'Running',
+    'kill': 'Running Restarting',
     'execute': 'Running',
     'top': 'Running',
     'stats': 'Running',
@@ -424,7 +424,7 @@ ANYBODY = {'action': 'test', 'request_id': 'r', 'user_id': 'u', 'project_id': 'p
          {'desired': 'stopped', 'task_state': 'container_stopping', 'stop_timeout': 10}),
         ('reboot', 'Running', {'desired': 'running', 'task_state': 'container_rebooting',
                                'operation': {'op': 'restart', 'timeout': 10}}),
-        ('kill', 'Running', {'desired': 'running', 'task_state': 'container_killing',
+        ('kill', 'Running', {'desired': 'stopped', 'task_state': 'container_killing',
                              'operation': {'op': 'kill', 'signal': 'KILL'}}),
         ('pause', 'Running', {'desired': 'paused', 'task_state': 'container_pausing'}),
         ('unpause', 'Paused', {'desired': 'running', 'task_state': 'container_unpausing'}),
@@ -457,6 +457,7 @@ def test_times_and_signals_that_are_given(agent):
     assert agent.store.container(made.uuid).operation == {'op': 'restart', 'timeout': 0}
     agent.manager.kill(agent.context, made, 'HUP')
     assert agent.store.container(made.uuid).operation == {'op': 'kill', 'signal': 'HUP'}
+    assert agent.store.container(made.uuid).desired == Desired.RUNNING
 
 
 def test_a_container_that_is_to_go_takes_no_other_request(agent):

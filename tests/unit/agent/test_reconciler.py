@@ -1,12 +1,14 @@
 """The way of containers through their life, with Docker and Nova in memory."""
 
+import datetime
 import uuid
 
 import pytest
 
 from tests.unit.agent.fakes import HOST, World
-from zun_agent import decision, errors
-from zun_agent.models import Status
+from zun_agent import decision, errors, restarts
+from zun_agent.models import Status, now
+from zun_agent.store import Store
 from zun_virt import sandbox as contract
 from zun_virt.sandbox import State
 
@@ -170,6 +172,56 @@ def test_what_a_user_killed_is_not_restarted_by_its_policy(world, box):
     assert world.settle(uuid).status == Status.STOPPED
 
 
+def test_what_a_user_killed_stays_so_when_the_agent_dies(world, box):
+    uuid = world.container(box, restart_policy={'Name': 'always'})
+    world.settle(uuid)
+    world.request(uuid, 'kill', desired='stopped', stop_timeout=0)
+    world.runtime.kill(world.docker(uuid).id, 'KILL')
+    world.restart_agent()
+    world.look(box.instance_id)
+    world.settle(uuid)
+    assert world.settle(uuid).status == Status.STOPPED
+    world.stop_box(box)
+    world.start_box(box)
+    assert world.settle(uuid).status == Status.STOPPED
+    world.request(uuid, 'start')
+    assert world.settle(uuid).status == Status.RUNNING
+
+
+def test_a_signal_that_is_no_stop_leaves_the_policy(world, box):
+    uuid = world.container(box, restart_policy={'Name': 'always'})
+    world.settle(uuid)
+    world.request(uuid, 'kill', operation={'op': 'kill', 'signal': 'USR1'})
+    world.settle(uuid)
+    world.runtime.end(world.docker(uuid).id, 138, ago=5)
+    assert world.settle(uuid).status == Status.RUNNING
+
+
+def test_what_restarts_for_ever_is_stopped(world, box):
+    uuid = world.container(box, restart_policy={'Name': 'always'})
+    world.settle(uuid)
+    world.agent._journal.memory(uuid).quick_ends = 5
+    world.runtime.end(world.docker(uuid).id, 1)
+    assert world.settle(uuid).status == Status.RESTARTING
+    world.request(uuid, 'stop')
+    assert world.settle(uuid).status == Status.STOPPED
+    assert world.actions(uuid)['stop'] == (True, None)
+
+
+@pytest.mark.parametrize('way', ['kill', 'stop', 'sandbox', 'crash'])
+def test_only_the_victim_is_said_to_be_out_of_memory(world, box, running, way):
+    if way in ('kill', 'stop'):
+        world.request(running, way, stop_timeout=0)
+        world.settle(running)
+        world.runtime.end(world.docker(running).id, 137, oom=True)  # as Docker has it at times
+    else:
+        world.stop_box(box, running, crash=way == 'crash')
+        world.runtime.end(world.docker(running).id, 137, ago=0.5, oom=True)
+    container = world.settle(running)
+    assert container.status == Status.STOPPED
+    assert container.status_reason in (None, decision.SANDBOX_STOPPED)
+
+
 def test_pause_and_unpause(world, running):
     world.request(running, 'pause')
     assert world.settle(running).status == Status.PAUSED
@@ -285,8 +337,7 @@ def test_an_agent_that_dies_in_the_middle_of_a_run(world, box, step):
     def die(*_, **__):
         raise Death
 
-    world.agent._converger._store = type('Dead', (), {'container': world.store.container})()
-    world.agent._converger._store.observe = die
+    world.agent._journal._store = type('Dead', (), {'observe': die})()
     if step == 'create':
         world.runtime.fail['start'] = [Death()]
     with pytest.raises(Death):
@@ -363,7 +414,7 @@ class TestRestartPolicy:
     def test_the_pause_grows(self, world, box):
         uuid = world.container(box, restart_policy={'Name': 'always'})
         world.settle(uuid)
-        world.agent._converger._quick_ends[uuid] = 5
+        world.agent._journal.memory(uuid).quick_ends = 5
         world.runtime.end(world.docker(uuid).id, 1)
         assert world.agent.converge(uuid) == pytest.approx(3.2, abs=0.3)
         assert world.store.container(uuid).status == Status.RESTARTING
@@ -372,7 +423,7 @@ class TestRestartPolicy:
         ('quick', 'seconds'), [(0, 0.1), (1, 0.2), (4, 1.6), (10, 60), (99, 60)]
     )
     def test_backoff(self, quick, seconds):
-        assert decision.backoff(quick) == pytest.approx(seconds)
+        assert restarts.backoff(quick) == pytest.approx(seconds)
 
     def test_a_stopped_container_stays_stopped(self, world, box):
         uuid = world.container(box, restart_policy={'Name': 'always'})
@@ -542,14 +593,6 @@ class TestSandbox:
         world.look(box.instance_id)
         assert world.store.claim(box.instance_id) is None
 
-    def test_nova_could_not_make_it(self, world, box):
-        world.local.remove(box.instance_id)
-        world.look(box.instance_id)
-        world.sandboxes.add(box.instance_id, status='ERROR', host=None, fault='No valid host')
-        container = world.settle(world.container(box))
-        assert container.status == Status.ERROR
-        assert 'No valid host' in container.status_reason
-
 
 class TestDelete:
     def test_delete(self, world, running):
@@ -623,6 +666,49 @@ class TestASandboxThatIsBeingMade:
         world.agent.converge(coming)
         assert world.store.container(coming) is None
 
+    def test_nova_could_not_make_it(self, world, coming):
+        world.sandboxes.add(coming, status='ERROR', host=None, fault='No valid host')
+        world.agent.converge(coming)
+        world.agent.converge(coming)
+        container = world.store.container(coming)
+        assert container.status == Status.ERROR
+        assert 'No valid host' in container.status_reason
+        assert world.actions(coming)['run'] == (True, 'Error')
+
+    def test_an_error_without_a_fault_is_not_believed_at_once(self, world, coming):
+        world.sandboxes.add(coming, status='ERROR', host=None)
+        world.agent.converge(coming)
+        assert world.agent.converge(coming) < 10
+        assert world.store.container(coming).status == Status.CREATING
+        world.store.observe(coming, created_at=now() - datetime.timedelta(seconds=16))
+        world.agent.converge(coming)
+        assert world.store.container(coming).status == Status.ERROR
+
+    @pytest.mark.parametrize('run', [True, False])
+    def test_what_was_given_up_goes_on_when_its_sandbox_appears(self, world, run):
+        box = world.box(nova_host=None)
+        world.local.remove(box.instance_id)
+        uuid = world.container(box, owns_sandbox=True, uuid=box.instance_id, run=run)
+        world.sandboxes.add(uuid, status='ERROR', host=None, fault='stuck')
+        world.agent.converge(uuid)
+        world.agent.converge(uuid)
+        assert world.store.container(uuid).status == Status.ERROR
+        world.sandboxes.add(uuid)
+        world.local.create(uuid)
+        world.write(box)
+        container = world.settle(uuid)
+        assert container.status == (Status.RUNNING if run else Status.CREATED)
+        assert (container.status_reason, container.interrupted) == (None, False)
+
+    def test_its_deletion_does_not_wait_until_it_is_made(self, world, coming):
+        for _ in range(5):
+            world.agent.converge(coming)
+        world.request(coming, 'delete')
+        assert world.agent.converge(coming) < 0.5
+        assert world.sandboxes.deleted == [coming]
+        del world.sandboxes.servers[coming]
+        assert world.settle(coming) is None
+
 
 class TestStrays:
     def test_one_whose_record_ended_is_removed(self, world, running):
@@ -638,6 +724,16 @@ class TestStrays:
         world.agent.full_pass()
         assert not world.docker(running).alive
         assert world.store.container(running).status == Status.RUNNING  # not ours to write
+
+    def test_one_that_the_database_never_knew_is_let_be(self, world, box, running, tmp_path):
+        world.store.close()
+        world.store = Store(f'sqlite:///{tmp_path}/another.sqlite')
+        world.store.migrate()
+        world.restart_agent()
+        world.look(box.instance_id)
+        assert world.store.claim(box.instance_id).host == HOST
+        world.agent.full_pass()
+        assert world.docker(running).alive
 
     def test_one_in_an_unknown_sandbox_is_let_be(self, world, box, running):
         world.store.remove_container(running)

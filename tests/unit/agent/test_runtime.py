@@ -21,7 +21,7 @@ import pytest
 import requests
 
 from tests.unit.agent.fakes import World
-from zun_agent import errors, images, runtime
+from zun_agent import errors, facts, images, runtime
 from zun_agent.images import archive
 from zun_agent.images.docker import DockerImages
 from zun_agent.models import Status
@@ -207,7 +207,7 @@ def test_the_end_is_known_within_a_second(host, box):
     host.until(uuid, Status.RUNNING)
     container = host.until(uuid, Status.STOPPED)
     assert container.exit_code == 7
-    late = runtime.parse_time(time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()))
+    late = facts.parse_time(time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()))
     assert (late - container.finished_at).total_seconds() < 1
 
 
