@@ -28,6 +28,7 @@ HttpError = zun_errors.HttpError
 SANDBOX_IMAGE = 'kubernetes/pause'
 SMALL = 'sandbox.tiny'  # one core, 128 MiB
 START = 60.0  # seconds within which a container must have started, its sandbox included
+GONE = 90.0  # seconds within which a container is gone, whatever was done to its agent
 SERVER = 90.0  # seconds within which a server must have done what it was asked for
 
 
@@ -360,7 +361,7 @@ class Workspace:
                 with contextlib.suppress(NotFound):
                     self._force(container_id)
             for container_id in these:
-                self.admin.wait(container_id, 'gone', timeout=60)
+                self.admin.wait(container_id, 'gone', timeout=GONE)
 
     def _force(self, container_id: str) -> None:
         try:

@@ -140,34 +140,36 @@ def docker_answers() -> bool:
 
 def kill_docker() -> None:
     """Kill the engine; its containers' shims live on."""
-    if _docker_is_allinones():
+    _found_docker.clear()
+    if runs('dockerd'):
         kill('dockerd')
         return
-    pid = int(pathlib.Path('/var/run/docker.pid').read_text())
+    pid = int(DOCKER_PID.read_text())
     words = pathlib.Path(f'/proc/{pid}/cmdline').read_bytes().decode().split('\0')[:-1]
-    _found_docker[:] = words
+    _found_docker.extend(words)
     os.kill(pid, signal.SIGKILL)
     wait_until('dockerd dead', lambda: not _alive(pid), timeout=10, interval=0.05)
 
 
 def restart_docker() -> None:
     """Start the engine again, in the way in which it was, and wait until it answers."""
-    if _docker_is_allinones():
+    if not _found_docker:
         restart('dockerd')
     else:
+        DOCKER_PID.unlink(missing_ok=True)  # it takes a zombie for one that still runs
         with settings.load().log('dockerd').open('ab') as log:
-            subprocess.Popen(
-                _found_docker,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+            _started.append(
+                subprocess.Popen(
+                    _found_docker,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
             )
     wait_until('Docker answers', docker_answers, timeout=ANSWER)
 
 
+DOCKER_PID = pathlib.Path('/var/run/docker.pid')
 _found_docker: list[str] = []  # the command of an engine that allinone found running
-
-
-def _docker_is_allinones() -> bool:
-    return settings.load().pid_file('dockerd').exists()
+_started: list[subprocess.Popen[bytes]] = []  # it outlives the tests

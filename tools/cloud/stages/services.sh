@@ -56,11 +56,20 @@ start_service() {
 start_engine() {
     case $1 in
         containerd) start "$1" - containerd ;;
-        dockerd) start "$1" - dockerd --live-restore --registry-mirror="http://$REGISTRY" \
-            --containerd /run/containerd/containerd.sock ;;
+        dockerd)
+            forget_dead_docker
+            start "$1" - dockerd --live-restore --registry-mirror="http://$REGISTRY" \
+                --containerd /run/containerd/containerd.sock ;;
         registry) start "$1" "$(stamp_of "$ETC/registry.yml")" \
             docker-registry serve "$ETC/registry.yml" ;;
     esac
+}
+
+# dockerd does not start where the process of its pid file is a zombie, which pid 1 of a container
+# may not reap.
+forget_dead_docker() {
+    local file=/var/run/docker.pid
+    [ ! -e $file ] || [ -n "$(pid_started "$(cat $file)")" ] || rm -f $file
 }
 
 start_api() {
