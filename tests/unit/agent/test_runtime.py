@@ -174,6 +174,8 @@ def test_a_life(host, box):
     assert host.runtime.logs(container.docker_id) == 'out\nerr\n'
     assert host.runtime.logs(container.docker_id, stderr=False) == 'out\n'
     assert host.runtime.logs(container.docker_id, tail=1) == 'err\n'
+    assert host.runtime.logs(container.docker_id, stderr=False, tail=1) == 'out\n'
+    assert host.runtime.logs(container.docker_id, stderr=False, tail=0) == ''
     output, code = host.runtime.execute(container.docker_id, ['sh', '-c', 'echo $A; exit 3'])
     assert (output, code) == ('b\n', 3)
     assert any(
@@ -191,6 +193,15 @@ def test_a_life(host, box):
     host.request(uuid, 'delete')
     host.until_gone(uuid)
     assert host.docker(uuid) is None
+
+
+def test_the_tail_of_one_stream(host, box):
+    script = 'for i in 1 2 3; do echo $i; done; seq 500 >&2; echo end'
+    uuid = host.run(box, 'sh', '-c', script)
+    docker_id = host.until(uuid, Status.STOPPED).docker_id
+    for tail, expected in ((1, 'end\n'), (2, '3\nend\n'), (9, '1\n2\n3\nend\n')):
+        assert host.runtime.logs(docker_id, stderr=False, tail=tail) == expected
+    assert host.runtime.logs(docker_id, stdout=False, tail=2) == '499\n500\n'
 
 
 def test_it_shares_its_sandbox(host, box):
