@@ -50,7 +50,7 @@ def many(rows: list[Row], lab: Lab, *, n: int = 3) -> None:
 
         with lab.round():
             begin = time.perf_counter()
-            lab.until_all_running(at_once(MANY, post))
+            lab.until_running(*at_once(MANY, post))
             return (time.perf_counter() - begin) * 1000
 
     def bare() -> float:

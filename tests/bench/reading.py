@@ -29,7 +29,7 @@ def answers(rows: list[Row], lab: Lab) -> None:
             ),
             THREADS,
         )
-        lab.until_all_running(made, timeout=120)
+        lab.until_running(*made, timeout=120)
         engine, turns = lab.engine.api, itertools.cycle(made)
         names = itertools.cycle([one['Id'] for one in engine.containers()])
         rows.append(

@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-import typing
-from collections.abc import Callable, Iterator
-
-import pymysql
+from collections.abc import Callable
 
 from tests.bench.lab import POLL, Lab, at_once
 from tests.bench.measure import Row, alternate, median
@@ -39,8 +36,8 @@ class Progress:
 class Watch:
     """Sees in Nova's database how far servers are: its API would need the machine for itself."""
 
-    def __init__(self, connection: typing.Any) -> None:
-        self._connection = connection
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
 
     def follow(self, begin: float, server: str) -> Progress:
         """Wait until a server is active.
@@ -60,33 +57,15 @@ class Watch:
         return wait_until(f'server {server}', look, timeout=_SERVER_SECONDS, interval=POLL)
 
     def _look(self, server: str) -> tuple[bool, str]:
-        with self._connection.cursor() as cursor:
-            cursor.execute(
-                "select i.vm_state, coalesce(c.network_info, '[]') from nova.instances i "
-                'left join nova.instance_info_caches c on c.instance_uuid = i.uuid '
-                'where i.uuid = %s',
-                (server,),
-            )
-            row = cursor.fetchone()
-        return (row[1] != '[]', row[0]) if row else (False, '')
+        rows = self._lab.query(
+            "select i.vm_state, coalesce(c.network_info, '[]') from nova.instances i "
+            'left join nova.instance_info_caches c on c.instance_uuid = i.uuid where i.uuid = %s',
+            server,
+        )
+        return (rows[0][1] != '[]', rows[0][0]) if rows else (False, '')
 
 
-@contextlib.contextmanager
-def watch() -> Iterator[Watch]:
-    """Give a watch with a connection of its own."""
-    conf = settings.load()
-    connection = pymysql.connect(
-        host=conf['IP'],
-        port=int(conf['DB_PORT']),
-        user='allinone',
-        password=conf['PASSWORD'],
-        autocommit=True,
-    )
-    with contextlib.closing(connection):
-        yield Watch(connection)
-
-
-def create(rows: list[Row], lab: Lab, *, n: int = 8) -> None:
+def create(rows: list[Row], lab: Lab, *, n: int = 6) -> None:
     """(f) Servers of both kinds, and containers with a sandbox of their own."""
     settings.allinone('vm-host', 'up')
     sandboxes: list[Progress] = []
@@ -94,7 +73,7 @@ def create(rows: list[Row], lab: Lab, *, n: int = 8) -> None:
     waits: list[float] = []
     with contextlib.ExitStack() as stack:
         stack.callback(settings.allinone, 'vm-host', 'down')
-        eye = stack.enter_context(watch())
+        eye = Watch(lab)
 
         def real() -> float:
             with lab.round():
@@ -190,7 +169,7 @@ def many(rows: list[Row], lab: Lab, *, n: int = 2) -> None:
         with lab.round():
             begin = time.perf_counter()
             made, taken = _posts(lab.post_with_sandbox)
-            lab.until_all_running(made, _SERVER_SECONDS)
+            lab.until_running(*made, timeout=_SERVER_SECONDS)
             running.append(time.perf_counter() - begin)
         return taken
 
