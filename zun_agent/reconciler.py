@@ -69,13 +69,14 @@ class Reconciler:
         self._local = sandbox_store
         self._stopping = threading.Event()
         self._passing = threading.Event()
+        self._foreign: set[str] = set()
         self._fetcher = Fetcher(images, runtime, self.wake, conf.docker.parallel_pulls)
         self._claims = Claims(conf.host, store, sandboxes, sandbox_store, self.wake)
         locks = SandboxLocks(sandbox_store, min(conf.lock_timeout, LOCK_WAIT))
         self._views = Views(sandbox_store, self._claims, runtime, locks)
         self._journal = Journal(conf.host, store, self._claims, self._fetcher.forget)
         self._converger = self._steps()
-        workers = conf.reconciler.workers or 2 * (os.cpu_count() or 1)
+        workers = conf.reconciler.workers or 4 * (os.cpu_count() or 1)
         self._containers = WorkQueue('container', self.converge, workers)
         self._boxes = WorkQueue('sandbox', self._claims.look, SANDBOX_WORKERS)
         self._docker_watch = DockerWatch(runtime, self._heard, self._connected)
@@ -177,7 +178,9 @@ class Reconciler:
         # Actions outlive their container. Where there are none, this store never knew the
         # container: it may be the wrong one, or an old copy.
         if not self._store.actions(uuid):
-            LOG.warning('container %s: the database knows nothing of it, left alone', uuid)
+            if uuid not in self._foreign:
+                LOG.warning('container %s: the database knows nothing of it, left alone', uuid)
+                self._foreign.add(uuid)
             return
         LOG.info('container %s: its record has ended, removing it', uuid)
         self._runtime.remove(docker_id)
