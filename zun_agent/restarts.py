@@ -35,6 +35,8 @@ def runs_again(uuid: str, docker: Facts, view: View) -> bool:
     record = view.record
     if docker.alive or docker.started_at is None or record is None:
         return False
+    if view.gone and record.state not in (State.STOPPING, State.STOPPED):
+        return uuid in record.running or docker.exit_code in (KILLED, 255)
     began = parse_time(record.pause.started_at) if record.pause else None
     if record.state in (State.READY, State.PAUSED) and began and docker.started_at >= began:
         # It ran in the present run of the sandbox. Did that end unnoticed?

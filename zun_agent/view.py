@@ -30,18 +30,22 @@ class View:
     :ivar problem: why its record cannot be used, None where it can
     :ivar claimed: its containers are this host's, in this incarnation
     :ivar pause: its pause container, as far as it was looked at
+    :ivar gone: it was looked for, and Docker has it no more
     """
 
     record: contract.Sandbox | None
     problem: str | None = None
     claimed: bool = True
     pause: Facts | None = None
+    gone: bool = False
 
     @property
     def ready(self) -> bool:
         """Whether containers may start, as far as is known."""
         record = self.record
         if record is None or not self.claimed or record.state != State.READY:
+            return False
+        if self.gone:
             return False
         return self.pause is None or is_that(record, self.pause)
 
@@ -98,9 +102,11 @@ class Views:
 
     def with_pause(self, view: View) -> View:
         """Look at the pause container, too."""
-        if view.record is None or view.record.pause is None:
+        if view.record is None:
             return view
-        return dataclasses.replace(view, pause=self._runtime.inspect(view.record.pause.id))
+        said = view.record.pause
+        pause = self._runtime.inspect(said.id) if said else None
+        return dataclasses.replace(view, pause=pause, gone=pause is None)
 
     @contextlib.contextmanager
     def hold(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from oslo_log import log as logging
 from watchdog import events
 from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
 
 from zun_agent import errors
 from zun_agent.events import Event, EventStream
@@ -80,10 +81,16 @@ class DirectoryWatch:
         :param root: the directory that has one directory for each sandbox
         """
         self._root = root
+        self._changed = changed
+        self._observer: BaseObserver | None = None
+
+    def start(self) -> None:
+        """Begin to watch; the directory has to be there."""
+        # Not sooner: it takes one of the few inotify instances that a user may have.
         self._observer = Observer()
         self._observer.schedule(
-            _Handler(root, changed),
-            str(root),
+            _Handler(self._root, self._changed),
+            str(self._root),
             recursive=True,
             event_filter=[
                 events.FileMovedEvent,
@@ -95,15 +102,13 @@ class DirectoryWatch:
                 events.DirMovedEvent,
             ],
         )
-
-    def start(self) -> None:
-        """Begin to watch; the directory has to be there."""
         self._observer.start()
 
     def stop(self) -> None:
         """End watching."""
-        self._observer.stop()
-        self._observer.join(2)
+        if self._observer is not None:
+            self._observer.stop()
+            self._observer.join(2)
 
 
 class _Handler(events.FileSystemEventHandler):

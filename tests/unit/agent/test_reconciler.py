@@ -503,6 +503,23 @@ class TestSandbox:
         assert container.status_reason == decision.LOST
         assert world.settle(job).status == Status.STOPPED
 
+    def test_made_anew_after_its_end_was_seen(self, world, box, running):
+        job = world.container(box)
+        world.settle(job)
+        world.runtime.end(world.docker(job).id, 0, ago=5)
+        assert world.settle(job).status == Status.STOPPED
+        world.stop_box(box, crash=True)
+        world.runtime.remove(box.pause.id)
+        container = world.settle(running)
+        assert (container.status, container.interrupted) == (Status.STOPPED, True)
+        box = world.write(box, state=contract.State.BUILDING, pause=None)
+        assert world.settle(running).interrupted
+        pause = world.pause_container(box.instance_id)
+        state = contract.State.READY
+        world.write(box, state=state, incarnation=str(uuid.uuid4()), pause=pause)
+        assert world.settle(running).status == Status.RUNNING
+        assert world.settle(job).status == Status.STOPPED
+
     def test_evacuated_to_this_host(self, world):
         box = world.box(nova_host='dead')
         other = world.container(box)
