@@ -28,7 +28,8 @@ def main_process(service: str) -> int:
     assert path.exists(), f'allinone did not start {service}: there is no {path}'
     pid, started = path.read_text().split()[:2]
     try:
-        alive = _stat(int(pid))[19] == started
+        fields = _stat(int(pid))
+        alive = fields[19] == started and fields[0] != 'Z'
     except FileNotFoundError:
         alive = False
     assert alive, f'{service} is dead already: {host.tail(settings.load().log(service))}'

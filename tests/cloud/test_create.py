@@ -38,8 +38,7 @@ def test_everything_about_the_process(space: Workspace, sandbox: str) -> None:
     assert shown.image == 'alpine'
     assert shown.image_driver == 'docker'
     assert shown.project_id == user.project_id
-    labels = host.container(one).labels
-    assert labels['app'] == 'web'
+    assert 'app' not in host.container(one).labels  # which tools on the host might obey
 
 
 def test_users_labels_cannot_pass_for_ours(space: Workspace, sandbox: str) -> None:
