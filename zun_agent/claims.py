@@ -63,7 +63,8 @@ class Claims:
             return None
         self._unusable.pop(sandbox_id, None)
         if record is None:
-            return self._vanished(sandbox_id)
+            self._vanished(sandbox_id)
+            return None
         if record.state == State.DELETING:
             self._wake_all(sandbox_id)
             return None
@@ -105,21 +106,15 @@ class Claims:
         self._held[record.instance_id] = record.incarnation
         return True
 
-    def _vanished(self, sandbox_id: str) -> float | None:
-        """Forget a sandbox that is no longer on this host, once Nova says that it is deleted."""
+    def _vanished(self, sandbox_id: str) -> None:
+        """Forget a sandbox that is no longer on this host, and in which nothing lives."""
         self._held.pop(sandbox_id, None)
         self._addresses.pop(sandbox_id, None)
-        inhabited = self._wake_all(sandbox_id)  # each of them asks Nova
+        if self._wake_all(sandbox_id):
+            return  # each of them asks Nova, and the last that ends has us look again
         claim = self._store.claim(sandbox_id)
-        if claim is None or claim.host != self._host:
-            return None
-        server = self._sandboxes.server(sandbox_id)
-        if server is not None:
-            # Nova ends the server only after its sandbox, of whose end we hear.
-            return RETRY if server.task_state == 'deleting' else None
-        if not inhabited:  # the last of them has us look again
+        if claim is not None and claim.host == self._host:
             self._store.release_sandbox(sandbox_id)
-        return None
 
     def _wake_all(self, sandbox_id: str) -> bool:
         containers = self._store.containers_in(sandbox_id)

@@ -561,13 +561,12 @@ class TestSandbox:
         world.settle(uuid)
         assert world.docker(uuid) is None
 
-    def test_a_claim_ends_with_its_server(self, world, box):
+    def test_a_claim_ends_with_its_sandbox(self, world, box, running):
         world.local.remove(box.instance_id)
-        world.sandboxes.add(box.instance_id, task_state='deleting')
-        assert world.agent._claims.look(box.instance_id)  # looks again, not only at a full pass
-        assert world.store.claim(box.instance_id) is not None
-        del world.sandboxes.servers[box.instance_id]
-        assert world.agent._claims.look(box.instance_id) is None
+        world.look(box.instance_id)
+        assert world.store.claim(box.instance_id) is not None  # somebody lives in it
+        world.store.remove_container(running)
+        world.look(box.instance_id)
         assert world.store.claim(box.instance_id) is None
 
     def test_addresses_are_there_when_it_runs(self, world, monkeypatch):
