@@ -14,6 +14,7 @@ from zun_virt import sandbox
 IMAGE = 'alpine'
 COMMAND = ['sleep', '3600']
 LABEL = 'org.openstack.zun.bench'
+_ATTEMPTS = 5
 
 
 class Engine:
@@ -21,20 +22,18 @@ class Engine:
 
     def __init__(self) -> None:
         self.api = docker.APIClient(version='auto', timeout=60, max_pool_size=32)
-        self._made: list[str] = []
+        self._labels = {LABEL: str(uuid.uuid4())}
 
     def run(self, image: str, **settings: typing.Any) -> str:
         """Create and start a container; returns its id."""
-        labels = {LABEL: '1'}
         config = self.api.create_host_config(**settings.pop('host', {}))
         made: str = self.api.create_container(
             image,
             name=f'bench-{uuid.uuid4()}',
             host_config=config,
-            labels=labels,
+            labels=self._labels,
             **settings,
         )['Id']
-        self._made.append(made)
         self.api.start(made)
         return made
 
@@ -59,10 +58,19 @@ class Engine:
         )
 
     def remove(self) -> None:
-        """Remove what was made so far."""
-        while self._made:
-            with contextlib.suppress(docker.errors.NotFound):
-                self.api.remove_container(self._made.pop(), force=True, v=True)
+        """Remove what was made so far, again where Docker did not manage at once.
+
+        :raises AssertionError: it does not manage
+        """
+        (label,) = (f'{name}={value}' for name, value in self._labels.items())
+        for _ in range(_ATTEMPTS):
+            left = self.api.containers(all=True, quiet=True, filters={'label': label})
+            if not left:
+                return
+            for one in left:
+                with contextlib.suppress(docker.errors.APIError):
+                    self.api.remove_container(one['Id'], force=True, v=True)
+        raise AssertionError(f'{len(left)} containers with label {label} cannot be removed')
 
 
 @contextlib.contextmanager
