@@ -200,6 +200,21 @@ def test_several_ports_with_all_that_neutron_says(space: Workspace) -> None:
     assert _ping(user, one, gateway(user))
 
 
+def test_interface_that_comes_and_goes(space: Workspace) -> None:
+    user, server = space.user, space.server()
+    one = space.running(sandbox=server)
+    side = space.new_network('10.33.0.0/24', gateway_ip=None)
+    made = user.compute.create_server_interface(server, net_id=side)
+    given = made.fixed_ips[0]['ip_address']
+    wait_until('eth1', lambda: 'eth1' in _interfaces(user, one), timeout=30)
+    assert f'inet {given}/24' in _interfaces(user, one)['eth1']
+    wait_until('its address is told', lambda: side in user.show(one).addresses, timeout=10)
+    user.compute.delete_server_interface(made.port_id, server=server)
+    wait_until('no eth1', lambda: 'eth1' not in _interfaces(user, one), timeout=30)
+    wait_until('nor its address', lambda: side not in user.show(one).addresses, timeout=10)
+    assert _ping(user, one, gateway(user))
+
+
 def test_both_versions_of_the_internet_protocol(space: Workspace) -> None:
     user = space.user
     network = space.new_network('10.32.0.0/24')
@@ -218,23 +233,32 @@ def test_both_versions_of_the_internet_protocol(space: Workspace) -> None:
     assert 'nameserver 2001:db8::53' in user.shell(first, 'cat /etc/resolv.conf')
 
 
+def _free_address(user: User) -> str:
+    """Return an address of the network `private` that nobody has, far from the next ones."""
+    ports = user.network.ports(network_id=network_id(user, 'private'))
+    taken = {fixed['ip_address'] for port in ports for fixed in port.fixed_ips}
+    (subnet,) = user.network.subnets(network_id=network_id(user, 'private'))
+    hosts = list(ipaddress.ip_network(subnet.cidr).hosts())
+    return next(str(one) for one in reversed(hosts) if str(one) not in taken)
+
+
 def test_fixed_address(space: Workspace) -> None:
     user = space.user
-    private = network_id(user, 'private')
-    one = space.running(nets=[{'network': 'private', 'v4-fixed-ip': '10.20.0.200'}])
-    assert [each['addr'] for each in user.show(one).addresses[private]] == ['10.20.0.200']
-    assert 'inet 10.20.0.200/24' in user.shell(one, 'ip addr')
+    private, wanted = network_id(user, 'private'), _free_address(user)
+    one = space.running(nets=[{'network': 'private', 'v4-fixed-ip': wanted}])
+    assert [each['addr'] for each in user.show(one).addresses[private]] == [wanted]
+    assert f'inet {wanted}/24' in user.shell(one, 'ip addr')
 
 
 def test_network_of_the_zun_command(space: Workspace) -> None:
-    name = space.name('net')
+    name, wanted = space.name('net'), _free_address(space.user)
     space.user.cli(
-        *('zun', 'run', '--name', name, '--net', 'network=private,v4-fixed-ip=10.20.0.201'),
+        *('zun', 'run', '--name', name, '--net', f'network=private,v4-fixed-ip={wanted}'),
         *('alpine', 'ip', 'addr'),
     )
     one = space.adopt(space.user.show(name).uuid)
     space.user.wait(one, 'Stopped')
-    assert '10.20.0.201/24' in space.user.logs(one)
+    assert f'{wanted}/24' in space.user.logs(one)
 
 
 def test_port_of_the_user_outlives_the_container(space: Workspace) -> None:

@@ -11,7 +11,7 @@ import openstack
 import pytest
 
 from tests.cloud import host, settings
-from tests.cloud.cloud import NotFound, User, Workspace, address, network_id
+from tests.cloud.cloud import NotFound, User, Workspace, address
 from tests.cloud.waiting import stays, wait_until
 from zun_virt import sandbox as contract
 
@@ -203,9 +203,6 @@ REFUSED: dict[str, Callable[[Workspace, str], typing.Any]] = {
         server, block_migration='auto'
     ),
     'cold migration': lambda space, server: space.admin.compute.migrate_server(server),
-    'attached interface': lambda space, server: space.user.compute.create_server_interface(
-        server, net_id=network_id(space.user, 'private')
-    ),
 }
 
 
