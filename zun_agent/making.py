@@ -159,7 +159,10 @@ class Maker:
             self._journal.record(container, seen)
             return None
         except errors.AgentError as error:
-            return self._not_made(container, error, {'docker_id': docker.id})
+            delay = self._not_made(container, error, {'docker_id': docker.id})
+            if delay is not None and docker.started_at is None:
+                self._discard(container, docker)
+            return delay
         facts: dict[str, typing.Any] = {}
         memory = self._journal.memory(container.uuid)
         if step.again:
@@ -170,6 +173,15 @@ class Maker:
             memory.quick_ends = 0
             facts['restart_count'] = 0
         return self._started(container, facts)
+
+    def _discard(self, container: Container, docker: Facts) -> None:
+        """Remove a container that never ran, to make it anew under another id.
+
+        Where Docker was killed in the middle of a start, containerd keeps what it began
+        for that id, and refuses every later start of it.
+        """
+        self._runtime.remove(docker.id)
+        self._journal.record(container, {'docker_id': None})
 
     def _run(self, uuid: str, docker_id: str) -> None:
         memory = self._journal.memory(uuid)

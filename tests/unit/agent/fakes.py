@@ -37,6 +37,7 @@ class FakeRuntime:
         self.images = {'docker.io/library/alpine:latest'}
         self.registry = {'docker.io/library/nginx:latest'}
         self.fail = {}
+        self.refused = set()  # ids that no start succeeds for
         self.calls = []
         self.numbers = itertools.count(1)
 
@@ -72,6 +73,8 @@ class FakeRuntime:
 
     def start(self, docker_id):
         self._did('start', docker_id)
+        if docker_id in self.refused:
+            raise errors.DockerError(f'failed to start shim: mkdir {docker_id}: file exists')
         joined = self.bodies[docker_id].get('HostConfig', {}).get('PidMode')
         if joined:
             pause = self.containers.get(joined.removeprefix('container:'))

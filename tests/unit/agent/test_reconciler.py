@@ -320,6 +320,20 @@ def test_docker_that_fails_is_tried_again_and_then_given_up(world, box):
     assert world.store.container(other).status == Status.ERROR
 
 
+def test_an_id_that_docker_cannot_start_is_given_up_for_another(world, box):
+    world.runtime.fail['start'] = [errors.ServiceUnavailable('killed in the middle of a start')]
+    uuid = world.container(box)
+    with pytest.raises(errors.ServiceUnavailable):
+        world.agent.converge(uuid)
+    (first,) = (one for one, body in world.runtime.bodies.items() if uuid in body['name'])
+    world.runtime.refused.add(first)
+    assert world.agent.converge(uuid) > 0
+    container = world.settle(uuid)
+    assert (container.status, container.status_reason) == (Status.RUNNING, None)
+    assert container.docker_id != first
+    assert first not in world.runtime.containers
+
+
 def test_docker_that_is_away_changes_no_status(world, running):
     world.runtime.fail['inspect'] = [errors.ServiceUnavailable('away')]
     with pytest.raises(errors.ServiceUnavailable):
