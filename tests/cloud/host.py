@@ -221,7 +221,12 @@ def look() -> dict[str, set[str]]:
         'mounts': mounts(),
         'sandbox directories': _below(state_path / 'sandboxes'),
         'locks': _below(state_path / 'locks'),
-        'network namespaces': _below(pathlib.Path('/var/run/netns')),
+        # Neutron's agents remove theirs in their own time, or at their next start.
+        'network namespaces': {
+            name
+            for name in _below(pathlib.Path('/var/run/netns'))
+            if not re.search(r'/(qdhcp|qrouter)-', name)
+        },
     }
     for what, statement in ROWS.items():
         seen[what] = {str(row[0]) for row in query(statement)}
