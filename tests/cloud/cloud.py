@@ -312,8 +312,12 @@ class Workspace:
         return str(made.id)
 
     def new_subnet(self, network: str, cidr: str, **spec: typing.Any) -> str:
-        """Add a subnet to a network; returns its id."""
+        """Add a subnet to a network, without DHCP, of which a sandbox has no need.
+
+        :returns: its id
+        """
         version = 6 if ':' in cidr else 4
+        spec.setdefault('is_dhcp_enabled', False)
         made = self.user.network.create_subnet(
             network_id=network, cidr=cidr, ip_version=version, **spec
         )
