@@ -129,7 +129,9 @@ def counters(pid: int) -> dict[str, dict[str, int]]:
         return _run_inside(descriptor, _counters)
 
 
-@network.entrypoint
+# The root of a hierarchy is writable for nobody: the first sandbox of a host needs more
+# than to own it.
+@mounts.entrypoint
 def make_cgroup(directories: Sequence[str], settings: Sequence[Sequence[str | bool]]) -> None:
     """Create the directories, then write the settings.
 

@@ -199,9 +199,11 @@ def test_removal_that_does_not_end_is_an_error(kernel, monkeypatch):
 
 @pytest.fixture
 def in_process():
-    privsep.network.set_client_mode(False)
+    for context in (privsep.network, privsep.mounts):
+        context.set_client_mode(False)
     yield
-    privsep.network.set_client_mode(True)
+    for context in (privsep.network, privsep.mounts):
+        context.set_client_mode(True)
 
 
 @pytest.fixture
