@@ -97,7 +97,7 @@ def _prepare(
     CONF([], project='nova', default_config_files=[])
     state = stack.enter_context(tempfile.TemporaryDirectory(prefix='zun-bench-'))
     CONF.set_override('state_path', state, group='zun_virt')
-    for context in (privsep.network, ovs_privsep.vif_plug):
+    for context in (privsep.network, privsep.mounts, ovs_privsep.vif_plug):
         context.start(priv_context.Method.FORK)
         stack.callback(context.stop)
     _make_bridge(stack)
