@@ -15,7 +15,7 @@ from nova.image import glance
 from nova.virt import driver
 from oslo_log import log as logging
 
-from zun_virt import cgroup, conf, events, image, lifecycle, network, resources, sandbox
+from zun_virt import cgroup, conf, events, image, lifecycle, network, periodic, resources, sandbox
 from zun_virt.connector import Connector, Steps
 from zun_virt.errors import FAILURES, in_novas_words
 from zun_virt.host import Host, HostError, connect
@@ -77,9 +77,12 @@ class ZunDriver(Inspection, Refusals, driver.ComputeDriver):
         self._connector = Connector(self.virtapi, self._network, self._sandboxes)
         self._watcher = events.Watcher(self._host, self._sandboxes, self.emit_event)
         self._watcher.start()
+        self._passes = periodic.Passes()
+        self._passes.start()
 
     def cleanup_host(self, host: str) -> None:
         """End what `init_host` began."""
+        self._passes.stop()
         self._watcher.stop()
         self._host.close()
 
