@@ -9,7 +9,7 @@ import uuid
 
 from oslo_log import log as logging
 
-from zun_virt import privsep
+from zun_virt.privsep import FAILURES, PrivilegedError, cgroups
 
 LOG = logging.getLogger(__name__)
 
@@ -291,19 +291,19 @@ class Systemd:
             self._call(
                 'StartTransientUnit', 'ssa(sv)a(sa(sv))', parent, 'fail', described + properties, []
             )
-        except privsep.PrivilegedError as error:
+        except PrivilegedError as error:
             if 'UnitExists' not in str(error):
                 raise CgroupError(f'{parent}: {error}') from error
             try:
                 self._call('SetUnitProperties', 'sba(sv)', parent, True, properties)
-            except privsep.PrivilegedError as refusal:
+            except PrivilegedError as refusal:
                 raise CgroupError(f'{parent}: {refusal}') from refusal
 
     def remove(self, parent: str) -> None:
         """See `Cgroups.remove`."""
         try:
             self._call('StopUnit', 'ss', parent, 'replace')
-        except privsep.PrivilegedError as error:
+        except PrivilegedError as error:
             if 'NoSuchUnit' not in str(error):
                 raise CgroupError(f'{parent}: {error}') from error
 
@@ -315,7 +315,7 @@ class Systemd:
 
     @staticmethod
     def _call(method: str, signature: str, *body: typing.Any) -> None:
-        privsep.systemd(method, signature, list(body), _DBUS_SECONDS)
+        cgroups.systemd(method, signature, list(body), _DBUS_SECONDS)
 
 
 def _sandbox_id(parent: str) -> uuid.UUID:
@@ -330,16 +330,16 @@ def _lineage(tree: pathlib.Path, parent: str) -> tuple[pathlib.Path, pathlib.Pat
 
 def _privileged(directories: list[str], settings: list[tuple[str, str, bool]]) -> None:
     try:
-        privsep.make_cgroup(directories, settings)
-    except privsep.FAILURES as error:
+        cgroups.make_cgroup(directories, settings)
+    except FAILURES as error:
         raise CgroupError(f'making cgroup {directories[-1]}: {error}') from error
 
 
 def _remove(directories: list[pathlib.Path]) -> None:
     present = [str(directory) for directory in directories if directory.is_dir()]
     try:
-        left = privsep.remove_cgroup(present, _REMOVE_SECONDS) if present else []
-    except privsep.FAILURES as error:
+        left = cgroups.remove_cgroup(present, _REMOVE_SECONDS) if present else []
+    except FAILURES as error:
         raise CgroupError(f'removing cgroup {present[0]}: {error}') from error
     if left:
         raise CgroupError(f'still in use: {", ".join(left)}')

@@ -17,7 +17,8 @@ from nova import exception
 from nova.network import os_vif_util
 from oslo_log import log as logging
 
-from zun_virt import privsep, sandbox
+from zun_virt import sandbox
+from zun_virt.privsep import FAILURES, interfaces
 
 LOG = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Interface:
     accept_ra: bool = False
 
     def request(self) -> dict[str, typing.Any]:
-        """Return it as `privsep.plug` takes it."""
+        """Return it as `interfaces.plug` takes it."""
         return {
             'mac': self.mac,
             'mtu': self.mtu,
@@ -178,13 +179,13 @@ class Network:
             LOG.debug('Plugging port %s', interface.port_id, instance=instance)
             try:
                 owner = os_vif_util.nova_to_osvif_instance(instance)
-                if not fresh and not privsep.device_exists(interface.device):
+                if not fresh and not interfaces.device_exists(interface.device):
                     # Open vSwitch in userspace would go on using the device that has gone.
                     os_vif.unplug(port, owner)
-                privsep.plug(pid, interface.device, interface.request())
+                interfaces.plug(pid, interface.device, interface.request())
                 os_vif.plug(port, owner)
                 if isinstance(port, os_vif.objects.vif.VIFBridge):
-                    privsep.enslave(interface.device, port.bridge_name)
+                    interfaces.enslave(interface.device, port.bridge_name)
             except _FAILURES as error:
                 raise exception.VirtualInterfacePlugException(
                     f'port {interface.port_id}: {error}'
@@ -207,7 +208,7 @@ class Network:
             LOG.debug('Unplugging port %s', vif['id'], instance=instance)
             try:
                 if isinstance(port, os_vif.objects.vif.VIFBridge):
-                    privsep.unplug(device_name(vif))
+                    interfaces.unplug(device_name(vif))
                 os_vif.unplug(port, os_vif_util.nova_to_osvif_instance(instance))
             except _FAILURES as error:
                 LOG.warning('Unplugging port %s: %s', vif['id'], error, instance=instance)
@@ -218,7 +219,7 @@ class Network:
     def counters(self, pid: int) -> dict[str, dict[str, int]]:
         """Return the traffic counters of a sandbox's interfaces, by MAC address."""
         try:
-            found: dict[str, dict[str, int]] = privsep.counters(pid)
+            found: dict[str, dict[str, int]] = interfaces.counters(pid)
         except _FAILURES as error:
             LOG.debug('Traffic counters of process %s cannot be read: %s', pid, error)
             return {}
@@ -226,7 +227,7 @@ class Network:
 
 
 # What can come out of a privileged process, or of os-vif.
-_FAILURES = (*privsep.FAILURES, os_vif.exception.ExceptionBase)
+_FAILURES = (*FAILURES, os_vif.exception.ExceptionBase)
 
 
 def _osvif(vif: typing.Any) -> typing.Any:

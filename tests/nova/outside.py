@@ -75,15 +75,15 @@ class Outside(fixtures.Fixture):
             'zun_virt.resources.cpu_info': lambda: {'arch': 'x86_64'},
         }
         for name, owner in (
-            ('plug', _runner),
-            ('counters', _runner),
-            ('unplug', _holder),
-            ('device_exists', _holder),
-            ('enslave', _holder),
-            ('make_cgroup', _keeper),
-            ('remove_cgroup', _keeper),
+            ('interfaces.plug', _runner),
+            ('interfaces.counters', _runner),
+            ('interfaces.unplug', _holder),
+            ('interfaces.device_exists', _holder),
+            ('interfaces.enslave', _holder),
+            ('cgroups.make_cgroup', _keeper),
+            ('cgroups.remove_cgroup', _keeper),
         ):
-            replaced[f'zun_virt.privsep.{name}'] = _led(name, owner)
+            replaced[f'zun_virt.privsep.{name}'] = _led(name.partition('.')[2], owner)
         for name, function in replaced.items():
             self.useFixture(fixtures.MonkeyPatch(name, function))
 

@@ -27,6 +27,7 @@ import os_vif.exception
 import requests
 
 from zun_virt import privsep, sandbox
+from zun_virt.privsep import cgroups, interfaces
 
 NEVER = '0001-01-01T00:00:00Z'
 CONTROLLERS = ('blkio', 'cpu,cpuacct', 'cpuset', 'memory', 'pids')
@@ -335,6 +336,13 @@ def _matches(container, wanted):
     )
 
 
+PRIVILEGED = {
+    interfaces: ('plug', 'unplug', 'device_exists', 'enslave', 'counters'),
+    cgroups: ('make_cgroup', 'remove_cgroup', 'systemd'),
+}
+"""What `FakeKernel` does in place of the privileged processes."""
+
+
 class FakeKernel:
     """The kernel, behind the functions of `zun_virt.privsep`.
 
@@ -493,17 +501,9 @@ class FakeMachine:
             replace(docker, 'APIClient', lambda **_options: self.docker)
             replace(os_vif, 'plug', self.switch.plug)
             replace(os_vif, 'unplug', self.switch.unplug)
-            for name in (
-                'plug',
-                'unplug',
-                'device_exists',
-                'enslave',
-                'counters',
-                'make_cgroup',
-                'remove_cgroup',
-                'systemd',
-            ):
-                replace(privsep, name, getattr(self.kernel, name))
+            for module, names in PRIVILEGED.items():
+                for name in names:
+                    replace(module, name, getattr(self.kernel, name))
             yield self
 
     def add_container(self, instance_id, **config):

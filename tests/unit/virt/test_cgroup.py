@@ -8,6 +8,8 @@ import pytest
 
 from tests.unit.virt import fakes
 from zun_virt import cgroup, confined, privsep
+from zun_virt.privsep import cgroups as privileged
+from zun_virt.privsep import interfaces
 
 LIMITS = cgroup.Limits(quota=150_000, period=100_000, shares=1024, memory=64 << 20, pids=99)
 PARENT = '/zun/0123456789abcdef0123456789abcdef'
@@ -129,7 +131,7 @@ def test_unified_tree_hands_controllers_on(kernel, tmp_path, monkeypatch):
         written.extend(settings)
         kernel.make_cgroup(directories, settings)
 
-    monkeypatch.setattr(privsep, 'make_cgroup', make)
+    monkeypatch.setattr(privileged, 'make_cgroup', make)
     cgroups = cgroup.make('cgroupfs', 2, str(root))
     cgroups.create(PARENT, LIMITS)
     enabled = [(path, value) for path, value, _ in written if path.endswith('subtree_control')]
@@ -192,7 +194,7 @@ def test_an_unknown_driver_is_refused():
 def test_removal_that_does_not_end_is_an_error(kernel, monkeypatch):
     cgroups = cgroup.make('cgroupfs', 1, str(kernel.cgroups))
     cgroups.create(PARENT, LIMITS)
-    monkeypatch.setattr(privsep, 'remove_cgroup', lambda directories, seconds: directories[:1])
+    monkeypatch.setattr(privileged, 'remove_cgroup', lambda directories, seconds: directories[:1])
     with pytest.raises(cgroup.CgroupError, match='in use'):
         cgroups.remove(PARENT)
 
@@ -214,17 +216,17 @@ def tree(tmp_path, monkeypatch, in_process):
 
 def test_the_privileged_part_writes_and_removes_a_tree(tree):
     own = f'{tree}{PARENT}'
-    privsep.make_cgroup([f'{tree}/zun', own], [])
+    privileged.make_cgroup([f'{tree}/zun', own], [])
     limit = pathlib.Path(own, 'pids.max')
     limit.write_text('')
     settings = [(str(limit), '1', False), (f'{own}/cpu.shares', '2', True)]
-    privsep.make_cgroup([f'{tree}/zun', own], settings)
+    privileged.make_cgroup([f'{tree}/zun', own], settings)
     assert limit.read_text() == '1'
     with pytest.raises(OSError, match=r'cpu\.shares'):
-        privsep.make_cgroup([own], [(f'{own}/cpu.shares', '2', False)])
+        privileged.make_cgroup([own], [(f'{own}/cpu.shares', '2', False)])
     limit.unlink()
     pathlib.Path(own, 'child', 'grandchild').mkdir(parents=True)
-    assert privsep.remove_cgroup([own, f'{tree}/never{PARENT}'], 0.0) == []
+    assert privileged.remove_cgroup([own, f'{tree}/never{PARENT}'], 0.0) == []
     assert not pathlib.Path(own).exists()
 
 
@@ -256,14 +258,14 @@ def test_root_writes_nothing_but_limits_of_sandboxes(tree, path):
     (tree / OTHER[1:]).symlink_to(tree / 'system.slice')
     (tree / PARENT[1:] / 'cpu.max').symlink_to(tree / 'release_agent')
     with pytest.raises((privsep.PrivilegedError, OSError)):
-        privsep.make_cgroup([], [(f'{tree}{path}', 'x', False)])
+        privileged.make_cgroup([], [(f'{tree}{path}', 'x', False)])
     assert [file for file in tree.rglob('*') if file.is_file() and file.read_text()] == []
 
 
 @pytest.mark.parametrize('path', ['/etc/passwd', '/proc/sys/kernel/core_pattern'])
 def test_root_writes_no_other_file(in_process, path):
     with pytest.raises(privsep.PrivilegedError, match='refused'):
-        privsep.make_cgroup([], [(path, 'x', True)])
+        privileged.make_cgroup([], [(path, 'x', True)])
 
 
 @pytest.mark.parametrize('path', ['/system.slice', '/zun', '/zun/x', f'{PARENT}/child'])
@@ -271,11 +273,11 @@ def test_root_makes_and_removes_no_other_directory(tree, path):
     (tree / PARENT[1:]).mkdir(parents=True)
     if path != '/zun':
         with pytest.raises(privsep.PrivilegedError, match='refused'):
-            privsep.make_cgroup([f'{tree}{path}'], [])
+            privileged.make_cgroup([f'{tree}{path}'], [])
         assert not (tree / path[1:]).exists()
         (tree / path[1:]).mkdir()
     with pytest.raises(privsep.PrivilegedError, match='refused'):
-        privsep.remove_cgroup([f'{tree}{path}'], 0.0)
+        privileged.remove_cgroup([f'{tree}{path}'], 0.0)
     assert (tree / path[1:]).is_dir()
 
 
@@ -300,7 +302,7 @@ def test_root_makes_and_removes_no_other_directory(tree, path):
 )
 def test_systemd_is_asked_for_slices_of_sandboxes_only(in_process, method, signature, body):
     with pytest.raises(privsep.PrivilegedError, match='refused'):
-        privsep.systemd(method, signature, body, 1.0)
+        privileged.systemd(method, signature, body, 1.0)
 
 
 def test_what_the_driver_asks_of_systemd_is_not_refused(kernel):
@@ -321,7 +323,7 @@ def test_what_the_driver_asks_of_root_is_not_refused(kernel, tree, version):
     root = kernel.cgroups if version == 1 else tree / 'unified'
     asked = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(privsep, 'make_cgroup', lambda *request: asked.append(request))
+        patch.setattr(privileged, 'make_cgroup', lambda *request: asked.append(request))
         cgroup.make('cgroupfs', version, str(root)).create(PARENT, with_cpus('1'))
     for directory in asked[0][0]:
         pathlib.Path(directory).mkdir(exist_ok=True)
@@ -337,4 +339,4 @@ def test_what_the_driver_asks_of_root_is_not_refused(kernel, tree, version):
 
 def test_the_network_of_the_host_is_left_alone(in_process):
     with pytest.raises(privsep.PrivilegedError, match='the host'):
-        privsep.counters(os.getpid())
+        interfaces.counters(os.getpid())

@@ -1,7 +1,4 @@
-"""What needs root: devices, namespaces and cgroups, in a process with few capabilities.
-
-Every function runs in an oslo.privsep daemon and takes and returns plain values only.
-"""
+"""Network devices and namespaces of sandboxes, as root."""
 
 from __future__ import annotations
 
@@ -15,32 +12,12 @@ import pathlib
 import socket
 import struct
 import threading
-import time
 import typing
 from collections.abc import Callable, Iterator, Sequence
 
 import pyroute2
-from oslo_privsep import capabilities, comm, daemon, priv_context
 
-from zun_virt import confined
-
-# Joining a namespace takes SYS_ADMIN.  The daemon's user is root, and so is the owner of
-# cgroup files and of the pause process: what is root's own takes no capability.
-network = priv_context.PrivContext(
-    'zun_virt',
-    cfg_section='zun_virt_network_privileged',
-    pypath=__name__ + '.network',
-    capabilities=[capabilities.CAP_NET_ADMIN, capabilities.CAP_SYS_ADMIN],
-    timeout=60.0,
-)
-
-mounts = priv_context.PrivContext(
-    'zun_virt',
-    cfg_section='zun_virt_mounts_privileged',
-    pypath=__name__ + '.mounts',
-    capabilities=[capabilities.CAP_SYS_ADMIN, capabilities.CAP_DAC_OVERRIDE],
-    timeout=60.0,
-)
+from zun_virt.privsep import PrivilegedError, network
 
 _CLONE_NEWNET = 0x40000000
 _SIOCETHTOOL = 0x8946
@@ -51,21 +28,6 @@ _RTNH_F_ONLINK = 4
 _RTPROT_BOOT = 3
 
 _T = typing.TypeVar('_T')
-
-
-class PrivilegedError(Exception):
-    """A privileged step failed; the message says which."""
-
-
-FAILURES = (
-    OSError,
-    PrivilegedError,
-    pyroute2.NetlinkError,
-    comm.PrivsepTimeout,
-    daemon.FailedToDropPrivileges,
-    daemon.ProtocolError,
-)
-"""What a call into a privileged process can raise."""
 
 
 @network.entrypoint
@@ -129,92 +91,9 @@ def counters(pid: int) -> dict[str, dict[str, int]]:
         return _run_inside(descriptor, _counters)
 
 
-# The root of a hierarchy is writable for nobody: the first sandbox of a host needs more
-# than to own it.
-@mounts.entrypoint
-def make_cgroup(directories: Sequence[str], settings: Sequence[Sequence[str | bool]]) -> None:
-    """Create the directories, then write the settings.
-
-    :param directories: absolute paths, parents first
-    :param settings: path, value, and whether the kernel may lack or refuse it
-    :raises PrivilegedError: one is not of a sandbox
-    :raises OSError: a setting that must be was refused
-    """
-    with _sandboxes_only() as places:
-        for directory in directories:
-            confined.make_directory(directory, places)
-        for path, value, optional in settings:
-            try:
-                with confined.control_file(str(path), places) as descriptor:
-                    os.write(descriptor, str(value).encode())
-            except OSError as error:
-                if not optional:
-                    text = f'{error.strerror}: {value!r} to {path}'
-                    raise OSError(error.errno, text) from error
-
-
-@network.entrypoint
-def remove_cgroup(directories: Sequence[str], seconds: float) -> list[str]:
-    """Remove the directories and those below them; one that is gone is fine.
-
-    :param seconds: to go on trying while the kernel still finds a dying process in one
-    :returns: those that are still in use after that time
-    :raises PrivilegedError: one is not of a sandbox
-    """
-    deadline = time.monotonic() + seconds
-    left = list(directories)
-    with _sandboxes_only() as places:
-        while left:
-            left = [directory for directory in left if not confined.remove(directory, places)]
-            if not left or time.monotonic() >= deadline:
-                break
-            time.sleep(0.02)
-    return left
-
-
-@network.entrypoint
-def systemd(method: str, signature: str, body: Sequence[typing.Any], seconds: float) -> None:
-    """Call a method of systemd's manager object on the system bus.
-
-    :param signature: D-Bus types of `body`
-    :param seconds: to wait for the answer
-    :raises PrivilegedError: systemd refused, and the message starts with the D-Bus error's
-        name; or it is not about the slice of a sandbox
-    """
-    with _sandboxes_only():
-        confined.check_systemd(method, signature, body)
-    # Only hosts with Docker's systemd driver need the library.
-    from jeepney import DBusAddress, MessageType, new_method_call
-    from jeepney.io.blocking import open_dbus_connection
-
-    manager = DBusAddress(
-        '/org/freedesktop/systemd1',
-        bus_name='org.freedesktop.systemd1',
-        interface='org.freedesktop.systemd1.Manager',
-    )
-    with contextlib.closing(open_dbus_connection('SYSTEM')) as connection:
-        call = new_method_call(manager, method, signature, tuple(body))
-        reply = connection.send_and_get_reply(call, timeout=seconds)
-    if reply.header.message_type is MessageType.error:
-        name = next(
-            (value for field, value in reply.header.fields.items() if field.name == 'error_name'),
-            'error',
-        )
-        raise PrivilegedError(f'{name}: {" ".join(map(str, reply.body))}')
-
-
 def device_exists(device: str) -> bool:
     """Return whether this host has a network device of that name; takes no privilege."""
     return pathlib.Path('/sys/class/net', device).exists()
-
-
-@contextlib.contextmanager
-def _sandboxes_only() -> Iterator[list[str]]:
-    """Find where cgroups are, and raise as ours what is refused within."""
-    try:
-        yield confined.cgroup_mounts()
-    except confined.Refused as error:
-        raise PrivilegedError(f'refused: {error}') from error
 
 
 @contextlib.contextmanager
