@@ -24,6 +24,7 @@ CONTROL_FILES = frozenset(
         'cpu.weight',
         'cpuset.cpus',
         'cpuset.mems',
+        'io.max',
         'memory.limit_in_bytes',
         'memory.max',
         'memory.memsw.limit_in_bytes',
@@ -46,6 +47,11 @@ _PROPERTIES = frozenset(
         'CPUShares',
         'CPUWeight',
         'Description',
+        'IOAccounting',
+        'IOReadBandwidthMax',
+        'IOReadIOPSMax',
+        'IOWriteBandwidthMax',
+        'IOWriteIOPSMax',
         'MemoryAccounting',
         'MemoryLimit',
         'MemoryMax',
@@ -57,6 +63,7 @@ _PROPERTIES = frozenset(
 _ROOT = ''
 _ALL = 'zun'
 _ONE = re.compile(r'zun/[0-9a-f]{32}')
+_CONTAINER = re.compile(r'zun/[0-9a-f]{32}/[0-9a-f]{64}')
 _SLICE = re.compile(r'zun-[0-9a-f]{32}\.slice')
 
 
@@ -86,7 +93,9 @@ def control_file(path: str, mounts: Sequence[str]) -> Iterator[int]:
     with _opened(directory, mounts) as (parent, _, within):
         hands_on = within == _ROOT and name == 'cgroup.subtree_control'
         own = within == _ALL or _ONE.fullmatch(within)
-        if name not in CONTROL_FILES or not (hands_on or own):
+        # cgroup v1 lets a sandbox have no fewer cores than what runs in it.
+        follows = name == 'cpuset.cpus' and _CONTAINER.fullmatch(within)
+        if name not in CONTROL_FILES or not (hands_on or own or follows):
             raise Refused(f'{path} is not a limit of a sandbox')
         descriptor = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         try:

@@ -366,7 +366,7 @@ def describe(instance: typing.Any, limits: cgroup.Limits, host_name: str, parent
         incarnation=new_incarnation(),
         cgroup_parent=parent,
         limits=sandbox.Limits(
-            cpus=limits.quota / limits.period,
+            cpus=limits.cores,
             memory_mb=limits.memory >> 20,
             pids=limits.pids,
             disk_gb=instance.flavor.root_gb or None,

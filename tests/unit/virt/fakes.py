@@ -412,8 +412,20 @@ class FakeKernel:
         self._call('make_cgroup')
         for directory in directories:
             pathlib.Path(directory).mkdir(exist_ok=True)
-        for path, value, _optional in settings:
-            pathlib.Path(path).write_text(value)
+        for path, value, optional in settings:
+            try:
+                self._write_limit(pathlib.Path(path), value)
+            except OSError:
+                if not optional:
+                    raise
+
+    @staticmethod
+    def _write_limit(path, value):
+        used = path.with_name('memory.usage_in_bytes')
+        limit = path.name == 'memory.limit_in_bytes' and used.exists()
+        if limit and int(used.read_text()) > int(value):
+            raise OSError(16, f'Device or resource busy: {value!r} to {path}')
+        path.write_text(value)
 
     def remove_cgroup(self, directories, seconds):
         self._call('remove_cgroup')

@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.virt import fakes
 from zun_virt import cgroup, confined, privsep
+from zun_virt.cgroup import limits
 from zun_virt.privsep import cgroups as privileged
 from zun_virt.privsep import interfaces
 
@@ -21,7 +22,8 @@ def with_cpus(cpus):
 
 
 def test_legacy_settings():
-    assert [tuple(setting)[1:] for setting in cgroup.legacy_settings(with_cpus('0,2'))] == [
+    assert [tuple(setting)[1:] for setting in limits.legacy_settings(with_cpus('0,2'))] == [
+        ('cpu.cfs_quota_us', '-1', False),
         ('cpu.cfs_period_us', '100000', False),
         ('cpu.cfs_quota_us', '150000', False),
         ('cpu.shares', '1024', False),
@@ -34,7 +36,7 @@ def test_legacy_settings():
 
 
 def test_unified_settings():
-    assert [tuple(setting)[1:] for setting in cgroup.unified_settings(LIMITS)] == [
+    assert [tuple(setting)[1:] for setting in limits.unified_settings(LIMITS)] == [
         ('cpu.max', '150000 100000', False),
         ('cpu.weight', '39', False),
         ('memory.max', '67108864', False),
@@ -47,7 +49,7 @@ def test_unified_settings():
     ('shares', 'weight'), [(0, 1), (2, 1), (1024, 39), (262_144, 10_000), (999_999, 10_000)]
 )
 def test_weight(shares, weight):
-    assert cgroup.weight(shares) == weight
+    assert limits.weight(shares) == weight
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def test_weight(shares, weight):
     [('0', b'\x01'), ('0-2,7', b'\x87'), ('8', b'\x00\x01'), ('1,3', b'\x0a')],
 )
 def test_cpu_mask(cpus, mask):
-    assert cgroup.cpu_mask(cpus) == mask
+    assert limits.cpu_mask(cpus) == mask
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_cpu_mask(cpus, mask):
     ],
 )
 def test_slice_properties(version, properties):
-    assert dict(cgroup.slice_properties(with_cpus('0-1'), version)) == properties
+    assert dict(limits.slice_properties(with_cpus('0-1'), version)) == properties
 
 
 @pytest.fixture
