@@ -92,6 +92,13 @@ CONTAINER_OPTS = [
         help='Whether the registry is asked when the image is on the host already.',
     ),
     cfg.IntOpt(
+        'max_glance_image_size',
+        default=10240,
+        min=1,
+        help='MiB that an image of Glance may have, packed and unpacked. It is written to the '
+        'disk of the host before Docker has the image.',
+    ),
+    cfg.IntOpt(
         'default_stop_timeout',
         default=10,
         min=0,
@@ -206,10 +213,14 @@ def endpoint(conf: cfg.ConfigOpts) -> str:
 
 
 def list_opts() -> list[tuple[str, list[typing.Any]]]:
-    """Return all options, for ``oslo-config-generator``."""
+    """Return all options, for ``oslo-config-generator``.
+
+    keystonemiddleware names those of its own, but not the credentials that it needs.
+    """
     auth = loading.get_auth_common_conf_options() + loading.get_session_conf_options()
-    auth += loading.get_auth_plugin_conf_options('password')
+    password = loading.get_auth_plugin_conf_options('password')
     return [
         *((group or 'DEFAULT', options) for group, options in GROUPS.items()),
-        (KEYSTONE_AUTH_GROUP, auth),
+        (KEYSTONE_AUTH_GROUP, [*auth, *password]),
+        ('keystone_authtoken', password),
     ]

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 import typing
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Mapping
 
 import requests
 import urllib3.exceptions
@@ -64,7 +64,7 @@ class Client:
         """Send a DELETE."""
         self._request('DELETE', path, **kwargs)
 
-    def download(self, path: str) -> Iterator[bytes]:
+    def download(self, path: str) -> Generator[bytes, None, None]:
         """Return the content of a file, in pieces, as it comes in.
 
         :raises Unanswered: it broke off, while the pieces are taken

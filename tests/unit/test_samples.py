@@ -6,24 +6,40 @@ import sys
 
 import pytest
 
-ETC = pathlib.Path(__file__).parents[2] / 'etc'
+ROOT = pathlib.Path(__file__).parents[2]
+ETC = ROOT / 'etc'
 GENERATE = {
-    'nova/zun-virt.conf.sample': ('oslo-config-generator', 'zun_virt'),
-    'zun/zun-agent.conf.sample': ('oslo-config-generator', 'zun_agent'),
-    'zun/policy.yaml.sample': ('oslopolicy-sample-generator', 'zun_agent'),
+    'nova/zun-virt.conf.sample': (
+        'oslo-config-generator',
+        '--config-file=etc/oslo-config-generator/zun-virt.conf',
+    ),
+    'zun/zun-agent.conf.sample': (
+        'oslo-config-generator',
+        '--config-file=etc/oslo-config-generator/zun-agent.conf',
+    ),
+    'zun/policy.yaml.sample': ('oslopolicy-sample-generator', '--namespace=zun_agent'),
 }
 
 
-def generate(name):
-    command, namespace = GENERATE[name]
+@pytest.mark.parametrize('name', GENERATE)
+def test_the_sample_is_current(name, tmp_path):
+    command, *arguments = GENERATE[name]
     command = pathlib.Path(sys.executable).parent / command
+    made = tmp_path / 'made'
     done = subprocess.run(
-        [command, '--namespace', namespace], capture_output=True, text=True, timeout=60
+        [command, *arguments, f'--output-file={made}'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert made.read_text() == (ETC / name).read_text()
 
 
-@pytest.mark.parametrize('name', GENERATE)
-def test_the_sample_is_current(name):
-    assert generate(name) == (ETC / name).read_text()
+@pytest.mark.parametrize('section', ['keystone_authtoken', 'keystone_auth'])
+def test_the_agents_sample_has_the_credentials_that_it_needs(section):
+    text = (ETC / 'zun/zun-agent.conf.sample').read_text()
+    (below,) = [part for part in text.split('\n[') if part.startswith(f'{section}]')]
+    for option in ('auth_url', 'username', 'password', 'project_name', 'user_domain_name'):
+        assert f'\n#{option} = ' in below

@@ -12,12 +12,13 @@ import lzma
 import tarfile
 import typing
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from zun_agent import errors
 
 MANIFEST = 'manifest.json'
 MAX_MANIFEST = 1024 * 1024
+MAX_MEMBERS = 10_000
 _CHUNK = 1024 * 1024
 
 # The list of contents of old archives, and of the OCI layout that newer ones also are.
@@ -52,31 +53,47 @@ class _Member(tarfile.TarInfo):
     _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
 
 
-def renamed(saved: typing.IO[bytes], reference: str) -> Iterator[bytes]:
+def renamed(saved: typing.IO[bytes], reference: str, limit: int) -> Iterator[bytes]:
     """Yield the archive, so that Docker loads its one image under `reference` alone.
 
     :param saved: the archive, compressed or not, which can be read twice
-    :raises errors.Invalid: it is no archive, or not of exactly one image
+    :param limit: bytes that its members may have together, unpacked
+    :raises errors.Invalid: it is no archive, or not of exactly one image, or larger
     """
     try:
         with tarfile.open(fileobj=saved, mode='r:*', tarinfo=_Member) as source:
-            contents = manifest(source)
+            contents = manifest(_bounded(source, limit), source)
         contents['RepoTags'] = [reference]
         saved.seek(0)
         with tarfile.open(fileobj=saved, mode='r:*', tarinfo=_Member) as source:
-            yield from _copied(source)
+            yield from _copied(_bounded(source, limit), source)
         yield from _file(MANIFEST, json.dumps([contents]).encode())
         yield bytes(2 * tarfile.BLOCKSIZE)
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise errors.Invalid(f'it is not an archive of docker save: {error}') from error
 
 
-def manifest(source: tarfile.TarFile) -> dict[str, typing.Any]:
+def _bounded(source: tarfile.TarFile, limit: int) -> Iterator[tarfile.TarInfo]:
+    """Yield the archive's members, as long as they are not too many or too large.
+
+    A few kilobytes of compressed zeros unpack to as much as there is room for on the host.
+    """
+    total = 0
+    for number, member in enumerate(source, 1):
+        total += member.size
+        if total > limit:
+            raise errors.Invalid(f'unpacked it is larger than {limit >> 20} MiB')
+        if number > MAX_MEMBERS:
+            raise errors.Invalid(f'it has more than {MAX_MEMBERS} files')
+        yield member
+
+
+def manifest(members: Iterable[tarfile.TarInfo], source: tarfile.TarFile) -> dict[str, typing.Any]:
     """Return the one entry in an archive's list of contents.
 
     :raises errors.Invalid: there is no list, or not one entry in it
     """
-    for member in source:
+    for member in members:
         if _name(member) != MANIFEST:
             continue
         stream = source.extractfile(member) if member.size <= MAX_MANIFEST else None
@@ -92,8 +109,8 @@ def manifest(source: tarfile.TarFile) -> dict[str, typing.Any]:
     raise errors.Invalid(f'it has no {MANIFEST}: was it made by docker save?')
 
 
-def _copied(source: tarfile.TarFile) -> Iterator[bytes]:
-    for member in source:
+def _copied(members: Iterable[tarfile.TarInfo], source: tarfile.TarFile) -> Iterator[bytes]:
+    for member in members:
         if _name(member) in _OTHER_LISTS | {MANIFEST}:
             continue
         if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import typing
 import urllib.parse
@@ -26,6 +27,7 @@ class GlanceImages:
 
     def __init__(self, conf: typing.Any, runtime: Runtime, cloud: OpenStack) -> None:
         """Load into `runtime` what Glance has."""
+        self._limit: int = conf.container.max_glance_image_size << 20
         self._runtime = runtime
         self._cloud = cloud
 
@@ -62,13 +64,10 @@ class GlanceImages:
         reference = self.reference(name, pinned)
         if self._runtime.image_id(reference) is not None:
             return
-        glance = self._cloud.as_service('image')
         with tempfile.TemporaryFile(prefix='zun-image-') as saved:
             try:
-                for chunk in glance.download(f'/images/{_quoted(pinned or name)}/file'):
-                    saved.write(chunk)
-                saved.seek(0)
-                self._runtime.load(archive.renamed(saved, reference))
+                self._download(f'/images/{_quoted(pinned or name)}/file', saved)
+                self._runtime.load(archive.renamed(saved, reference, self._limit))
             except (errors.NotFound, errors.Forbidden) as error:
                 raise errors.ImageNotFound(f'Image {name} is no longer in Glance.') from error
             except errors.Invalid as error:
@@ -76,6 +75,17 @@ class GlanceImages:
         if self._runtime.image_id(reference) is None:
             raise errors.Invalid(f'Image {name} cannot be used: it is not for this host.')
         LOG.info('image %s of Glance loaded as %s', name, reference)
+
+    def _download(self, path: str, target: typing.IO[bytes]) -> None:
+        """Write what Glance has there to a file, unless it would fill the host's disk."""
+        received = 0
+        with contextlib.closing(self._cloud.as_service('image').download(path)) as chunks:
+            for chunk in chunks:
+                received += len(chunk)
+                if received > self._limit:
+                    raise errors.Invalid(f'it is larger than {self._limit >> 20} MiB')
+                target.write(chunk)
+        target.seek(0)
 
 
 def _quoted(name: str) -> str:

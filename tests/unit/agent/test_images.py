@@ -15,6 +15,8 @@ from zun_agent.images.docker import DockerImages, parse
 from zun_agent.images.glance import GlanceImages
 
 DIGEST = 'sha256:' + 'a' * 64
+LIMIT = 1 << 20
+CONF = types.SimpleNamespace(container=types.SimpleNamespace(max_glance_image_size=LIMIT >> 20))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_an_archives_own_tags_are_not_believed(mode):
         },
         mode,
     )
-    result = io.BytesIO(b''.join(archive.renamed(saved, 'zun.invalid/id:glance')))
+    result = io.BytesIO(b''.join(archive.renamed(saved, 'zun.invalid/id:glance', LIMIT)))
     with tarfile.open(fileobj=result) as found:
         assert found.getnames() == ['c.json', 'l/layer.tar', 'manifest.json']
         assert found.extractfile('l/layer.tar').read() == b'x' * 1000
@@ -127,7 +129,7 @@ def described(headers=None, **changes):
 )
 def test_an_archive_whose_headers_lie(data, reason):
     with pytest.raises(errors.Invalid, match=reason):
-        list(archive.renamed(io.BytesIO(data), 'x:y'))
+        list(archive.renamed(io.BytesIO(data), 'x:y', LIMIT))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_an_archive_whose_headers_lie(data, reason):
 )
 def test_what_is_no_archive_of_an_image(saved):
     with pytest.raises(errors.Invalid):
-        list(archive.renamed(saved, 'x:y'))
+        list(archive.renamed(saved, 'x:y', LIMIT))
 
 
 def test_an_archive_that_is_damaged_in_compression():
@@ -156,7 +158,7 @@ def test_an_archive_that_is_damaged_in_compression():
     # A block whose kind there is not, where the decompressor meets it after the list.
     data[100_000:] = b'\xff' * (len(data) - 100_000)
     with pytest.raises(errors.Invalid):
-        list(archive.renamed(io.BytesIO(bytes(data)), 'x:y'))
+        list(archive.renamed(io.BytesIO(bytes(data)), 'x:y', LIMIT))
 
 
 class Glance:
@@ -197,9 +199,107 @@ def image(**fields):
 )
 def test_whose_image_of_glance(images, name, outcome):
     cloud = types.SimpleNamespace(as_user=lambda context, service: Glance(*images))
-    driver = GlanceImages(None, None, cloud)
+    driver = GlanceImages(CONF, None, cloud)
     if isinstance(outcome, str):
         assert driver.resolve(None, name) == outcome
     else:
         with pytest.raises(outcome):
             driver.resolve(None, name)
+
+
+@pytest.mark.parametrize('mode', ['w', 'w:gz'])
+@pytest.mark.parametrize(
+    ('members', 'reason'),
+    [
+        ({'l/layer.tar': bytes(LIMIT)}, 'larger than 1 MiB'),
+        ({str(number): bytes(LIMIT // 100) for number in range(101)}, 'larger than 1 MiB'),
+        ({str(number): b'' for number in range(archive.MAX_MEMBERS)}, 'more than 10000 files'),
+    ],
+    ids=['one', 'together', 'many'],
+)
+@pytest.mark.parametrize('first', [True, False])
+def test_an_archive_that_would_fill_the_host(members, reason, mode, first):
+    """Wherever its list of contents is."""
+    listed = {'manifest.json': manifest(ENTRY)}
+    saved = tar({**listed, **members} if first else {**members, **listed}, mode)
+    with pytest.raises(errors.Invalid, match=reason):
+        for _ in archive.renamed(saved, 'x:y', LIMIT):
+            pass
+
+
+class Engine:
+    """Docker, as far as images are loaded into it."""
+
+    def __init__(self):
+        self.loaded = {}
+
+    def image_id(self, reference):
+        return self.loaded.get(reference)
+
+    def load(self, chunks):
+        with tarfile.open(fileobj=io.BytesIO(b''.join(chunks))) as found:
+            for entry in json.load(found.extractfile('manifest.json')):
+                self.loaded.update(dict.fromkeys(entry['RepoTags'], 'sha256:1'))
+
+
+class Files:
+    """Glance's files, by their paths; says which of its downloads were ended."""
+
+    def __init__(self, **files):
+        self.files = {f'/images/{name}/file': content for name, content in files.items()}
+        self.asked = []
+        self.ended = 0
+
+    def download(self, path):
+        self.asked.append(path)
+        if path not in self.files:
+            raise errors.NotFound(path)
+        content = self.files[path]
+        try:
+            for start in range(0, len(content), 1000):
+                yield content[start : start + 1000]
+        finally:
+            self.ended += 1
+
+
+def fetching(files):
+    engine = Engine()
+    cloud = types.SimpleNamespace(as_service=lambda service: files)
+    return engine, GlanceImages(CONF, engine, cloud)
+
+
+def test_an_image_is_fetched_once():
+    files = Files(one=tar({'manifest.json': manifest(ENTRY)}).read())
+    engine, driver = fetching(files)
+    for _ in range(2):
+        driver.fetch('mine', 'one')
+    assert engine.loaded == {'zun.invalid/one:glance': 'sha256:1'}
+    assert files.asked == ['/images/one/file']
+
+
+@pytest.mark.parametrize(
+    ('name', 'path'),
+    [
+        ('a/../../users', '/images/a%2F..%2F..%2Fusers/file'),
+        ('a?limit=1#x', '/images/a%3Flimit%3D1%23x/file'),
+        ('a b%2F', '/images/a%20b%252F/file'),
+        ('..', None),
+        ('.', None),
+    ],
+)
+def test_a_name_leads_to_no_other_place_in_glance(name, path):
+    """One that was stored before names were resolved has nothing but the user's word."""
+    files = Files()
+    _, driver = fetching(files)
+    with pytest.raises(errors.ImageNotFound):
+        driver.fetch(name, None)
+    assert files.asked == ([path] if path else [])
+
+
+def test_a_download_that_would_fill_the_host_is_broken_off():
+    files = Files(one=bytes(LIMIT + 1))
+    engine, driver = fetching(files)
+    with pytest.raises(errors.Invalid, match='mine cannot be used: it is larger than 1 MiB'):
+        driver.fetch('mine', 'one')
+    assert files.ended == 1
+    assert not engine.loaded

@@ -369,7 +369,7 @@ def test_an_archive_of_glance_does_not_get_its_own_tag(host, api, tmp_path):
     api.tag(f'{IMAGE}:latest', f'{IMAGE}-other', 'latest')
     try:
         with saved.open('rb') as source:
-            host.runtime.load(archive.renamed(source, 'zun.invalid/x:glance'))
+            host.runtime.load(archive.renamed(source, 'zun.invalid/x:glance', 1 << 30))
         assert host.runtime.image_id('zun.invalid/x:glance') == before
     finally:
         api.remove_image('zun.invalid/x:glance')
