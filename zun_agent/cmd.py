@@ -20,7 +20,7 @@ from oslo_config import cfg
 from oslo_log import log as logging
 
 from zun_agent import conf as options
-from zun_agent import errors
+from zun_agent import errors, locks
 from zun_agent.manager import Manager
 from zun_agent.openstack import OpenStack
 from zun_agent.sandboxes import Sandboxes
@@ -31,6 +31,9 @@ LOG = logging.getLogger(__name__)
 
 GRACE = 5
 """Seconds that requests in flight are given when the agent is told to stop."""
+
+PATIENCE = GRACE + 2.0
+"""Seconds that the agent before this one is given to end."""
 
 M_ARENA_MAX = -8
 """Of glibc's malloc.h."""
@@ -83,6 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SandboxStore(conf.state_path).prepare()
     if not open_store(options.connection(conf), told):
         return 0
+    if not locks.alone(conf.state_path, PATIENCE):
+        LOG.critical('another zun-agent works with %s: a host has one', conf.state_path)
+        return 1
     agent = Agent(conf)
     try:
         server = listen(agent)

@@ -1,9 +1,12 @@
-"""The sandboxes' locks, as the agent's threads share them among each other."""
+"""The sandboxes' locks, as the agent's threads share them, and the host's own."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
+import os
+import pathlib
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +15,31 @@ from zun_virt import sandbox as contract
 
 LONGEST = 2.0
 """Seconds after which a thread no longer joins another's hold: the driver waits, too."""
+
+
+def alone(state_path: str | os.PathLike[str], patience: float) -> bool:
+    """Take this host's containers for this process, as long as it lives.
+
+    Two agents would each make and start what is asked of either, and one with another
+    database would take the sandboxes for its own. Besides, who has this lock knows that
+    no request is in the hands of an earlier agent any more.
+
+    :param patience: seconds that an agent which is about to end is given
+    :returns: False where another has them
+    """
+    path = pathlib.Path(state_path) / 'zun-agent.lock'
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o660)
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                return False
+            time.sleep(0.05)
+        else:
+            return True  # the descriptor stays open, and the lock with it
 
 
 @dataclasses.dataclass

@@ -1,3 +1,4 @@
+import fcntl
 import importlib.metadata
 import os
 import pathlib
@@ -13,7 +14,7 @@ import pytest
 import requests
 
 from tests.unit.agent import fake_cloud
-from zun_agent import cmd, conf, errors
+from zun_agent import cmd, conf, errors, locks
 
 REPOSITORY = pathlib.Path(__file__).parents[3]
 
@@ -116,6 +117,33 @@ def test_a_port_that_is_taken_ends_the_agent(configuration):
         log = ended(process)
     assert process.returncode == 1
     assert f'cannot listen on 127.0.0.1 port {configuration.port}' in log
+
+
+def test_a_host_has_one_agent(configuration, tmp_path):
+    (tmp_path / 'state').mkdir()
+    assert locks.alone(tmp_path / 'state', 0)
+    impatient = 'import sys; from zun_agent import cmd; cmd.PATIENCE = 0.1; sys.exit(cmd.main())'
+    done = subprocess.run(
+        [sys.executable, '-c', impatient, '--config-file', str(configuration.path)],
+        env={**os.environ, 'PYTHONPATH': str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert f'another zun-agent works with {tmp_path}/state' in done.stdout
+
+
+def test_the_agent_before_is_given_time_to_end(tmp_path):
+    held = tmp_path / 'zun-agent.lock'
+    with held.open('w') as earlier:
+        fcntl.flock(earlier, fcntl.LOCK_EX)
+        assert not locks.alone(tmp_path, 0.1)
+        timer = threading.Timer(0.2, fcntl.flock, (earlier, fcntl.LOCK_UN))
+        timer.start()
+        assert locks.alone(tmp_path, 5)
+        timer.join()
+    assert not locks.alone(tmp_path, 0)
 
 
 def test_the_store_is_waited_for(tmp_path, monkeypatch):
