@@ -46,6 +46,44 @@ def service(host: str, **fields: Any) -> models.Service:
     return models.Service(**{**values, **fields})
 
 
+def addresses() -> dict[str, Any]:
+    """Return a container's addresses, as the API shows them."""
+    both = (('10.0.0.5', 4), ('fd00::5', 6))
+    return {
+        NET: [
+            {
+                'addr': address,
+                'version': version,
+                'port': PORT,
+                'subnet_id': f'subnet{version}',
+                'preserve_on_delete': False,
+            }
+            for address, version in both
+        ]
+    }
+
+
+def plain() -> dict[str, Any]:
+    """Return the columns of a container that runs, and of which nothing else was asked."""
+    return {
+        'uuid': str(uuid.uuid4()),
+        'project_id': 'project',
+        'user_id': 'user',
+        'image': 'alpine',
+        'image_driver': 'docker',
+        'image_pull_policy': 'ifnotpresent',
+        'status': Status.RUNNING,
+        'created_at': models.now(),
+        'started_at': models.now() - datetime.timedelta(seconds=200),
+        'addresses': addresses(),
+        **{key: {} for key in ('environment', 'labels', 'hints', 'restart_policy')},
+        **dict.fromkeys(('interactive', 'tty', 'auto_remove', 'auto_heal'), False),
+        'ports': [],
+        'nets': [],
+        'security_groups': [],
+    }
+
+
 class FakeManager:
     """Keeps every call in `calls`; raises `failure` instead of answering, if set."""
 
@@ -69,49 +107,7 @@ class FakeManager:
 
     def add(self, **fields: Any) -> models.Container:
         self.ids += 1
-        values: dict[str, Any] = {
-            'id': self.ids,
-            'uuid': str(uuid.uuid4()),
-            'project_id': 'project',
-            'user_id': 'user',
-            'name': f'c{self.ids}',
-            'image': 'alpine',
-            'image_driver': 'docker',
-            'image_pull_policy': 'ifnotpresent',
-            'status': Status.RUNNING,
-            'created_at': models.now(),
-            'started_at': models.now() - datetime.timedelta(seconds=200),
-            'host': self.host,
-            'environment': {},
-            'labels': {},
-            'hints': {},
-            'ports': [],
-            'nets': [],
-            'security_groups': [],
-            'restart_policy': {},
-            'interactive': False,
-            'tty': False,
-            'auto_remove': False,
-            'auto_heal': False,
-            'addresses': {
-                NET: [
-                    {
-                        'addr': '10.0.0.5',
-                        'version': 4,
-                        'port': PORT,
-                        'subnet_id': 'subnet4',
-                        'preserve_on_delete': False,
-                    },
-                    {
-                        'addr': 'fd00::5',
-                        'version': 6,
-                        'port': PORT,
-                        'subnet_id': 'subnet6',
-                        'preserve_on_delete': False,
-                    },
-                ]
-            },
-        }
+        values = {**plain(), 'id': self.ids, 'name': f'c{self.ids}', 'host': self.host}
         container = models.Container(**{**values, **fields})
         self.containers[container.uuid] = container
         return container

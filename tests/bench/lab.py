@@ -13,7 +13,7 @@ import pymysql
 import requests
 
 from tests.bench import raw
-from tests.cloud import cloud, host, settings
+from tests.cloud import cloud, host, settings, users
 from tests.cloud.waiting import wait_until
 from zun_virt import sandbox
 
@@ -148,7 +148,7 @@ class Lab:
         )
         return self._stack.enter_context(contextlib.closing(connection))
 
-    def until_running(self, *containers: str, timeout: float = cloud.START) -> None:
+    def until_running(self, *containers: str, timeout: float = users.START) -> None:
         """Wait until the API calls containers Running.
 
         It is asked once the store has it so: asked all the time, it would need the

@@ -65,67 +65,71 @@ class Watch:
         return (rows[0][1] != '[]', rows[0][0]) if rows else (False, '')
 
 
+class Rounds:
+    """What is measured, once each, of servers of both kinds and of containers."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._eye = Watch(lab)
+        self.sandboxes: list[Progress] = []
+        self.fakes: list[Progress] = []
+        self.waits: list[float] = []
+
+    def sandbox(self) -> float:
+        """Make a sandbox; returns the ms until it is ACTIVE."""
+        with self._lab.round():
+            begin = time.time()
+            server = self._lab.post_server()
+            seen = self._eye.follow(begin, server)
+            hosts = host.sandboxes().directory(server) / 'hosts'
+            plugged = (hosts.stat().st_mtime - begin) * 1000
+            self.sandboxes.append(dataclasses.replace(seen, plugged=plugged))
+        return seen.active
+
+    def fake(self) -> float:
+        """Make a server of the fake driver; returns the ms until it is ACTIVE."""
+        with self._lab.round():
+            begin = time.time()
+            self.fakes.append(self._eye.follow(begin, self._lab.post_server('m1.nano', 'plain')))
+        return self.fakes[-1].active
+
+    def container(self) -> float:
+        """Make a container with a sandbox of its own; returns the ms until it is Running."""
+        with self._lab.round():
+            begin = time.time()
+            made = self._lab.post_with_sandbox()
+            ready = _until_ready(made)
+            self._lab.until_running(made)
+            end = time.time()
+        self.waits.append((end - ready) * 1000)
+        return (end - begin) * 1000
+
+
 def create(rows: list[Row], lab: Lab, *, n: int = 6) -> None:
     """(f) Servers of both kinds, and containers with a sandbox of their own."""
     settings.allinone('vm-host', 'up')
-    sandboxes: list[Progress] = []
-    fakes: list[Progress] = []
-    waits: list[float] = []
     with contextlib.ExitStack() as stack:
         stack.callback(settings.allinone, 'vm-host', 'down')
-        eye = Watch(lab)
-
-        def real() -> float:
-            with lab.round():
-                begin = time.time()
-                server = lab.post_server()
-                seen = eye.follow(begin, server)
-                hosts = host.sandboxes().directory(server) / 'hosts'
-                plugged = (hosts.stat().st_mtime - begin) * 1000
-                sandboxes.append(dataclasses.replace(seen, plugged=plugged))
-            return seen.active
-
-        def fake() -> float:
-            with lab.round():
-                begin = time.time()
-                fakes.append(eye.follow(begin, lab.post_server('m1.nano', 'plain')))
-            return fakes[-1].active
-
-        def container() -> float:
-            with lab.round():
-                begin = time.time()
-                made = lab.post_with_sandbox()
-                ready = _until_ready(made)
-                lab.until_running(made)
-                end = time.time()
-            waits.append((end - ready) * 1000)
-            return (end - begin) * 1000
-
-        actives, fake_actives, runnings = alternate(n, real, fake, container)
+        rounds = Rounds(lab)
+        actives, fake_actives, runnings = alternate(
+            n, rounds.sandbox, rounds.fake, rounds.container
+        )
+    what = 'server create to ACTIVE; of the fake driver'
+    ours, raw = median(actives), median(fake_actives)
+    wait = median(rounds.waits[-n:])
     rows += [
+        Row(key='f', what=what, unit='ms', ours=ours, raw=raw, n=n),
+        _added(rounds.sandboxes[-n:], rounds.fakes[-n:]),
         Row(
-            key='f',
-            what='server create to ACTIVE; of the fake driver',
-            unit='ms',
-            ours=median(actives),
-            raw=median(fake_actives),
-            n=n,
-        ),
-        _added(sandboxes[-n:], fakes[-n:]),
-        Row(
-            key='f',
-            what='POST without a sandbox to Running',
-            unit='ms',
-            ours=median(runnings),
-            n=n,
+            key='f', what='POST without a sandbox to Running', unit='ms', ours=median(runnings), n=n
         ),
         Row(
             key='f',
             what='from the sandbox ready to Running',
             unit='ms',
-            ours=median(waits[-n:]),
+            ours=wait,
             target=f'<= {READY_TARGET} ms',
-            met=median(waits[-n:]) <= READY_TARGET,
+            met=wait <= READY_TARGET,
             n=n,
         ),
     ]

@@ -70,6 +70,17 @@ def query(statement: str, *arguments: object) -> list[tuple[typing.Any, ...]]:
         connection.close()
 
 
+def sandbox_of(container_id: str) -> str | None:
+    """Return the id of the sandbox in which the agent's record puts a container."""
+    rows = query('select sandbox_id from zun.containers where uuid = %s', container_id)
+    return rows[0][0] if rows else None
+
+
+def owns_sandbox(container_id: str) -> bool:
+    """Whether the container's sandbox was made for it."""
+    return sandbox_of(container_id) == container_id
+
+
 def sandboxes() -> contract.SandboxStore:
     """The sandbox directories."""
     return contract.SandboxStore(settings.load().state_path)
