@@ -76,7 +76,7 @@ class Claims:
         if record.state == State.READY:
             self._expect_addresses(record)
         self._wake_all(sandbox_id)
-        if record.state == State.READY:
+        if record.state in (State.READY, State.PAUSED, State.STOPPED):
             self._learn_addresses(record)
         return None
 

@@ -58,6 +58,14 @@ OPTIONS = [
         'that it has called so all the time. The Open vSwitch agent does within some seconds; 0 '
         'is for a back end that does not.',
     ),
+    cfg.IntOpt(
+        'port_sync_interval',
+        default=20,
+        min=0,
+        help='Seconds between two looks at what Neutron says of the ports of all sandboxes on '
+        'this host, so that running ones follow: fixed addresses, names, subnets, deleted ports. '
+        '0 means never; a sandbox then follows at its next start.',
+    ),
     cfg.StrOpt(
         'cgroup_root',
         default='/sys/fs/cgroup',

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import nova.conf
@@ -12,10 +12,13 @@ from nova import exception
 from nova.compute import vm_states
 from oslo_log import log as logging
 
-from zun_virt import lifecycle, network
+from zun_virt import lifecycle, network, sandbox
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
+
+Names = Mapping[tuple[str, str], str]
+"""Full names by port and address."""
 
 
 class Steps:
@@ -46,6 +49,7 @@ class Connector:
         self._virtapi = virtapi
         self._network = wiring
         self._sandboxes = sandboxes
+        self._applied: dict[str, tuple[list[Any], Any]] = {}
 
     def connect(
         self,
@@ -55,31 +59,74 @@ class Connector:
         steps: Steps | None = None,
         *,
         fresh: bool = False,
+        names: Names | None = None,
     ) -> None:
         """Give a sandbox its network, and tell the agent when it works.
 
         :param fresh: whether its interfaces are made anew, for which Neutron is awaited
+        :param names: of its ports in Neutron; None for those that it had
         :raises nova.exception.VirtualInterfacePlugException: a port cannot be plugged
         :raises nova.exception.VirtualInterfaceCreateException: Neutron did not follow
         """
         steps = steps or Steps()
-        addresses = network.addresses(vifs)
-        self._sandboxes.write_files(
-            instance.uuid,
-            {
-                'hosts': network.hosts_file(made.record.hostname, addresses),
-                'resolv.conf': network.resolv_conf(vifs),
-            },
-        )
+        record = made.record
+        addresses = network.addresses(vifs, _names(record) if names is None else names)
+        # Those of a sandbox that was never plugged are not in the way of anything.
+        former = () if fresh else record.addresses
         if not made.pid:
+            self.note(vifs, record, names)
             return
         again = instance.vm_state != vm_states.BUILDING
         with self._neutron(instance, vifs if fresh else [], again=again):
-            self._network.plug(instance, vifs, made.pid, fresh=fresh)
+            self._network.plug(instance, vifs, made.pid, fresh=fresh, former=former)
+            self._write_files(record, vifs, addresses)
             steps.done('plug')
         steps.done('event')
         self._sandboxes.ready(instance.uuid, addresses)
+        self._applied[instance.uuid] = (vifs, _state(vifs, addresses))
         steps.done('ready')
+
+    def note(self, vifs: list[Any], record: sandbox.Sandbox, names: Names | None = None) -> None:
+        """Write down the ports of a sandbox that does not run, for those who look.
+
+        :param names: as for `connect`
+        """
+        addresses = network.addresses(vifs, _names(record) if names is None else names)
+        self._write_files(record, vifs, addresses)
+        if record.addresses != tuple(addresses):
+            self._sandboxes.store.write(record.replace(addresses=tuple(addresses)))
+        self._applied[record.instance_id] = (vifs, _state(vifs, addresses))
+
+    def applied(self, instance_id: str) -> list[Any]:
+        """Return the ports that a sandbox has now, as far as is known."""
+        return self._applied.get(instance_id, ([], ()))[0]
+
+    def is_current(self, instance_id: str, vifs: list[Any], names: Names) -> bool:
+        """Return whether a sandbox's network is known to be what it shall be."""
+        if instance_id not in self._applied:
+            return False
+        wanted = _state(vifs, network.addresses(vifs, names))
+        return bool(self._applied[instance_id][1] == wanted)
+
+    def disconnect(self, instance: Any, vifs: Iterable[Any]) -> None:
+        """Take all interfaces of a sandbox from the host, those that nova has lost included.
+
+        :raises nova.exception.VirtualInterfacePlugException: one could not be removed
+        """
+        by_id = {vif['id']: vif for vif in (*self.applied(instance.uuid), *vifs)}
+        self._network.unplug(instance, by_id.values())
+        self._applied.pop(instance.uuid, None)
+
+    def _write_files(
+        self, record: sandbox.Sandbox, vifs: list[Any], addresses: list[sandbox.Address]
+    ) -> None:
+        self._sandboxes.write_files(
+            record.instance_id,
+            {
+                'hosts': network.hosts_file(record.hostname, addresses),
+                'resolv.conf': network.resolv_conf(vifs),
+            },
+        )
 
     @contextlib.contextmanager
     def _neutron(self, instance: Any, vifs: list[Any], *, again: bool) -> Iterator[None]:
@@ -123,3 +170,12 @@ class Connector:
             )
             if fatal:
                 raise exception.VirtualInterfaceCreateException() from None
+
+
+def _names(record: sandbox.Sandbox) -> Names:
+    return {(one.port_id, one.address): one.fqdn for one in record.addresses}
+
+
+def _state(vifs: list[Any], addresses: Iterable[sandbox.Address]) -> Any:
+    """Return all that a sandbox has of its ports, to compare."""
+    return network.plan(vifs), tuple(addresses), network.resolv_conf(vifs)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import nova.conf
@@ -20,6 +18,7 @@ from zun_virt.connector import Connector, Steps
 from zun_virt.errors import FAILURES, in_novas_words
 from zun_virt.host import Host, HostError, connect
 from zun_virt.inspection import Inspection
+from zun_virt.plugging import Plugging
 from zun_virt.refusals import Refusals
 
 LOG = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ conf.register(CONF)
 _DESTROY_SECONDS = 10
 
 
-class ZunDriver(Inspection, Refusals, driver.ComputeDriver):
+class ZunDriver(Plugging, Inspection, Refusals, driver.ComputeDriver):
     """Sandboxes: servers that are a place to run containers."""
 
     capabilities = dict(
@@ -77,7 +76,9 @@ class ZunDriver(Inspection, Refusals, driver.ComputeDriver):
         self._connector = Connector(self.virtapi, self._network, self._sandboxes)
         self._watcher = events.Watcher(self._host, self._sandboxes, self.emit_event)
         self._watcher.start()
+        self._init_plugging(host)
         self._passes = periodic.Passes()
+        self._passes.add('ports', self._follow_ports, config.port_sync_interval)
         self._passes.start()
 
     def cleanup_host(self, host: str) -> None:
@@ -208,51 +209,6 @@ class ZunDriver(Inspection, Refusals, driver.ComputeDriver):
     def _limits(self, instance: Any) -> cgroup.Limits:
         return resources.limits(instance.flavor, CONF.zun_virt.pids_limit, resources.shared_cpus())
 
-    # -- the network ------------------------------------------------------------------
-
-    @in_novas_words
-    def plug_vifs(self, instance: Any, network_info: Any) -> None:
-        """Make sure of a sandbox's interfaces; one that does not run gets them at its start.
-
-        :raises nova.exception.VirtualInterfacePlugException: they cannot be made
-        """
-        try:
-            self._change_interfaces(instance, list(network_info))
-        except exception.VirtualInterfacePlugException:
-            raise
-        except Exception as error:  # nova-compute would not start
-            raise exception.VirtualInterfacePlugException(str(error)) from error
-
-    def unplug_vifs(self, instance: Any, network_info: Any) -> None:
-        """Take a sandbox's interfaces from the host."""
-        self._network.unplug(instance, network_info)
-
-    @in_novas_words
-    def attach_interface(self, context: Any, instance: Any, image_meta: Any, vif: Any) -> None:
-        """Give a running sandbox one more interface."""
-        others = [other for other in instance.get_network_info() if other['id'] != vif['id']]
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._network.unplug, instance, [vif])
-            self._change_interfaces(instance, [*others, vif])
-            undo.pop_all()
-
-    @in_novas_words
-    def detach_interface(self, context: Any, instance: Any, vif: Any) -> None:
-        """Take an interface from a sandbox, whether or not it runs."""
-        self._network.unplug(instance, [vif])
-        others = [other for other in instance.get_network_info() if other['id'] != vif['id']]
-        self._change_interfaces(instance, others)
-
-    def _change_interfaces(self, instance: Any, vifs: list[Any]) -> None:
-        # nova does not keep these from running beside a stop.
-        with self._sandboxes.lock(instance.uuid):
-            made = self._sandboxes.running(instance.uuid)
-            if made is not None:
-                self._connector.connect(instance, vifs, made)
-
-    def _unplugging(self, instance: Any, network_info: Any) -> Callable[[], None]:
-        return functools.partial(self._network.unplug, instance, network_info or ())
-
     # -- power ------------------------------------------------------------------------
 
     @in_novas_words
@@ -348,7 +304,7 @@ class ZunDriver(Inspection, Refusals, driver.ComputeDriver):
             if made is None:
                 undo.callback(self._stop_again, instance, vifs)
                 # A namespace that has gone leaves ports of Open vSwitch without a device.
-                self._network.unplug(instance, vifs)
+                self._connector.disconnect(instance, vifs)
                 limits = self._limits(instance)
                 known = self._sandboxes.record(instance.uuid)
                 record = known or self._record(instance, limits)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import os_vif
 import os_vif.exception
@@ -53,12 +53,19 @@ class Interface:
     routes: tuple[tuple[str, str | None], ...]
     accept_ra: bool = False
 
-    def request(self) -> dict[str, typing.Any]:
-        """Return it as `interfaces.plug` takes it."""
+    def request(self, former: Iterable[sandbox.Address] = ()) -> dict[str, typing.Any]:
+        """Return it as `privsep.interfaces.plug` takes it.
+
+        :param former: addresses that the sandbox had; what others gave it is left alone
+        """
+        own = [
+            f'{one.address}/{one.prefix_length}' for one in former if one.port_id == self.port_id
+        ]
         return {
             'mac': self.mac,
             'mtu': self.mtu,
             'addresses': list(self.addresses),
+            'stale': [address for address in own if address not in self.addresses],
             'routes': [list(route) for route in self.routes],
             'accept_ra': self.accept_ra,
         }
@@ -77,10 +84,10 @@ def plan(network_info: Iterable[typing.Any]) -> list[Interface]:
 def _interface(vif: typing.Any, taken: set[str]) -> Interface:
     routes: list[tuple[str, str | None]] = []
     accept_ra = False
-    for subnet in _subnets(vif):
-        gateway = _address(subnet.get('gateway'))
+    for subnet in subnets(vif):
+        gateway = literal(subnet.get('gateway'))
         offered = [
-            (str(route['cidr']), _address(route.get('gateway')))
+            (str(route['cidr']), literal(route.get('gateway')))
             for route in subnet.get('routes') or []
         ]
         if gateway:
@@ -107,8 +114,14 @@ def device_name(vif: typing.Any) -> str:
     return str(vif['devname'] or f'tap{vif["id"]}'[:14])
 
 
-def addresses(network_info: Iterable[typing.Any]) -> list[sandbox.Address]:
-    """Return the fixed addresses of all ports, as the sandbox's record holds them."""
+def addresses(
+    network_info: Iterable[typing.Any], names: Mapping[tuple[str, str], str] | None = None
+) -> list[sandbox.Address]:
+    """Return the fixed addresses of all ports, as the sandbox's record holds them.
+
+    :param names: full names that Neutron has for them, by port and address
+    """
+    names = names or {}
     return [
         sandbox.Address(
             network_id=vif['network']['id'],
@@ -118,16 +131,21 @@ def addresses(network_info: Iterable[typing.Any]) -> list[sandbox.Address]:
             prefix_length=ipaddress.ip_network(str(subnet['cidr']), strict=False).prefixlen,
             version=subnet['version'],
             preserve_on_delete=bool(vif.get('preserve_on_delete')),
+            fqdn=names.get((vif['id'], str(ip['address'])), ''),
         )
         for vif in network_info
-        for subnet in _subnets(vif)
+        for subnet in subnets(vif)
         for ip in subnet['ips']
     ]
 
 
 def hosts_file(hostname: str, fixed: Sequence[sandbox.Address]) -> str:
     """Return the content of ``/etc/hosts``."""
-    lines = [f'{address.address} {hostname}' for address in fixed]
+    lines = []
+    for one in fixed:
+        # The first name is the one that programs show for an address.
+        own = [one.fqdn, one.fqdn.partition('.')[0], hostname]
+        lines.append(' '.join(dict.fromkeys([one.address, *filter(None, own)])))
     # Programs expect their own name to resolve, network or not.
     return HOSTS_HEADER + ''.join(f'{line}\n' for line in lines or [f'127.0.1.1 {hostname}'])
 
@@ -135,21 +153,27 @@ def hosts_file(hostname: str, fixed: Sequence[sandbox.Address]) -> str:
 def resolv_conf(network_info: Iterable[typing.Any]) -> str:
     """Return the content of ``/etc/resolv.conf``: every subnet's servers, each once."""
     servers = dict.fromkeys(
-        str(server['address'])
-        for vif in network_info
-        for subnet in _subnets(vif)
-        for server in subnet.get('dns') or []
+        server for vif in network_info for subnet in subnets(vif) for server in nameservers(subnet)
     )
     return ''.join(f'nameserver {server}\n' for server in servers)
 
 
-def _subnets(vif: typing.Any) -> Iterator[typing.Any]:
+def nameservers(subnet: typing.Any) -> tuple[str, ...]:
+    """Return the name servers of a subnet: without any its DHCP server, as DHCP would tell."""
+    told = [str(server['address']) for server in subnet.get('dns') or []]
+    if not told and subnet.get_meta('enable_dhcp') and subnet.get_meta('dhcp_server'):
+        told = [str(subnet.get_meta('dhcp_server'))]
+    return tuple(told)
+
+
+def subnets(vif: typing.Any) -> Iterator[typing.Any]:
+    """Return the subnets in which a port has addresses."""
     for subnet in vif['network']['subnets'] or []:
         if subnet.get('cidr'):
             yield subnet
 
 
-def _address(ip: typing.Any) -> str | None:
+def literal(ip: typing.Any) -> str | None:
     """Return the address of nova's model of one, which may itself be without."""
     address = ip.get('address') if ip else None
     return str(address) if address else None
@@ -163,13 +187,20 @@ class Network:
         os_vif.initialize()
 
     def plug(
-        self, instance: typing.Any, network_info: typing.Any, pid: int, *, fresh: bool
+        self,
+        instance: typing.Any,
+        network_info: typing.Any,
+        pid: int,
+        *,
+        fresh: bool,
+        former: Sequence[sandbox.Address] = (),
     ) -> None:
         """Bring a sandbox's network namespace to what Neutron says.
 
         What is there and right stays untouched, so that this may be done at any time.
 
         :param pid: of the pause container's process
+        :param former: addresses that it has had, and loses those that it shall not have
         :param fresh: whether nothing has been plugged since the last `unplug`
         :raises nova.exception.VirtualInterfacePlugException: it cannot be
         """
@@ -182,7 +213,7 @@ class Network:
                 if not fresh and not interfaces.device_exists(interface.device):
                     # Open vSwitch in userspace would go on using the device that has gone.
                     os_vif.unplug(port, owner)
-                interfaces.plug(pid, interface.device, interface.request())
+                interfaces.plug(pid, interface.device, interface.request(former))
                 os_vif.plug(port, owner)
                 if isinstance(port, os_vif.objects.vif.VIFBridge):
                     interfaces.enslave(interface.device, port.bridge_name)
@@ -190,6 +221,13 @@ class Network:
                 raise exception.VirtualInterfacePlugException(
                     f'port {interface.port_id}: {error}'
                 ) from error
+
+    def check(self, vif: typing.Any) -> None:
+        """Refuse a port that no sandbox can have.
+
+        :raises nova.exception.VirtualInterfacePlugException: it is one
+        """
+        _osvif(vif)
 
     def unplug(self, instance: typing.Any, network_info: typing.Any) -> None:
         """Take a sandbox's interfaces and their ports from the host; missing ones are fine.

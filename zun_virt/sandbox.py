@@ -96,6 +96,7 @@ class Address:
     :ivar prefix_length: of the subnet, in bits
     :ivar version: of the internet protocol, 4 or 6
     :ivar preserve_on_delete: whether the port outlives the server
+    :ivar fqdn: the full name that Neutron has for it, '' for none
     """
 
     network_id: str
@@ -105,6 +106,7 @@ class Address:
     prefix_length: int
     version: int
     preserve_on_delete: bool = False
+    fqdn: str = ''
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

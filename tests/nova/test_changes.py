@@ -109,6 +109,95 @@ class FailingChangeTestCase(base.CloudTestCase):
         self.assertEqual((mine,), record.running)
 
 
+class PortTestCase(base.CloudTestCase):
+    """Ports that change in Neutron, as the driver's own pass finds them."""
+
+    OPTIONS = (('zun_virt', 'port_sync_interval', 1),)
+
+    def setUp(self):
+        super().setUp()
+        self.server = self.create()
+        self.first = self.record(self.server).addresses[0]
+
+    def attach(self):
+        wanted = {'interfaceAttachment': {'net_id': self.neutron.network_1['id']}}
+        answer = self.api.attach_interface(self.server['id'], wanted)
+        return answer.body['interfaceAttachment']['port_id']
+
+    def hosts(self):
+        return (self.box.store.directory(self.server['id']) / 'hosts').read_text()
+
+    def device(self):
+        return next(iter(self.box.kernel.devices.values()))
+
+    def test_a_new_address_and_a_name_are_taken_over(self):
+        device = self.device()
+        port = self.neutron._ports[self.first.port_id]
+        port['fixed_ips'] = [dict(port['fixed_ips'][0], ip_address='192.168.1.77')]
+        port['dns_name'] = 'web'
+        port['dns_assignment'] = [{'ip_address': '192.168.1.77', 'fqdn': 'web.example.org.'}]
+
+        def look():
+            self.assertEqual(['192.168.1.77/24'], device['addresses'])
+            self.assertIn('192.168.1.77 web.example.org web mybox\n', self.hosts())
+            self.assertEqual('192.168.1.77', self.record(self.server).addresses[0].address)
+
+        self.eventually(look)
+        self.assertEqual(sandbox.State.READY, self.record(self.server).state)
+        shown = self.api.get_server(self.server['id'])['addresses']
+        self.assertIn('192.168.1.77', str(shown))
+
+    def test_a_port_deleted_behind_novas_back_is_taken_away(self):
+        port = self.attach()
+        self.assertEqual(2, len(self.box.plugged()))
+        del self.neutron._ports[port]
+        self.neutron._port_bindings.pop(port, None)
+
+        def look():
+            self.assertEqual([self.first.port_id], self.box.plugged())
+            self.assertEqual((self.first,), self.record(self.server).addresses)
+            self.assertNotIn(port, str(self.api.get_port_interfaces(self.server['id'])))
+
+        self.eventually(look)
+        self.delete(self.server)
+        self.assert_nothing_left()
+
+    def test_neutron_says_that_a_port_was_deleted(self):
+        port = self.attach()
+        event = {'name': 'network-vif-deleted', 'server_uuid': self.server['id'], 'tag': port}
+        self.api.create_server_external_events([event])
+        self.eventually(lambda: self.assertEqual([self.first.port_id], self.box.plugged()))
+        self.delete(self.server)
+        self.assert_nothing_left()
+
+    def test_a_stopped_one_tells_of_an_attached_interface(self):
+        self.act(self.server, **{'os-stop': None})
+        self.wait_for(self.server, status='SHUTOFF')
+        port = self.attach()
+        ids = {address.port_id for address in self.record(self.server).addresses}
+        self.assertEqual({self.first.port_id, port}, ids)
+        self.assertEqual([], self.box.plugged())
+
+        self.act(self.server, **{'os-start': None})
+        self.wait_for(self.server, status='ACTIVE')
+        self.assertEqual({self.first.port_id, port}, set(self.box.plugged()))
+
+    def test_a_paused_one_gets_its_interface(self):
+        self.act(self.server, pause=None)
+        self.wait_for(self.server, status='PAUSED')
+        port = self.attach()
+        self.assertEqual({self.first.port_id, port}, set(self.box.plugged()))
+        self.assertEqual(sandbox.State.PAUSED, self.record(self.server).state)
+
+    def test_a_restart_of_the_service_plugs_nothing_that_has_gone(self):
+        port = self.attach()
+        self.computes['box'].stop()
+        del self.neutron._ports[port]
+        self.neutron._port_bindings.pop(port, None)
+        self.restart()
+        self.eventually(lambda: self.assertEqual([self.first.port_id], self.box.plugged()))
+
+
 class ManifoldTestCase(base.CloudTestCase):
     def test_two_ports_one_of_them_the_users(self):
         given = self.neutron.port_1

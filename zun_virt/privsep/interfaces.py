@@ -26,6 +26,7 @@ _IFA_F_NODAD = 0x02
 _RT_SCOPE_LINK = 253
 _RTNH_F_ONLINK = 4
 _RTPROT_BOOT = 3
+_NOWHERE = {socket.AF_INET: bytes(4), socket.AF_INET6: bytes(16)}
 
 _T = typing.TypeVar('_T')
 
@@ -40,8 +41,8 @@ def plug(pid: int, device: str, interface: dict[str, typing.Any]) -> str:
     :param pid: of a process in the namespace
     :param device: name of the end of the veth pair that stays on the host
     :param interface: ``mac``, ``mtu`` (bytes, or None), ``addresses`` (with prefix length),
-        ``routes`` (pairs of destination and gateway, the latter None for a direct one),
-        ``accept_ra``
+        ``stale`` (addresses that it had and shall not have), ``routes`` (pairs of destination
+        and gateway, the latter None for a direct one), ``accept_ra``
     :returns: the name of the interface in the namespace
     :raises PrivilegedError: the namespace has gone
     :raises pyroute2.NetlinkError: the kernel refused
@@ -173,6 +174,8 @@ def _make_pair(namespace: int, device: str, name: str, interface: dict[str, typi
 
 def _configure(name: str, interface: dict[str, typing.Any]) -> None:
     """Bring this thread's namespace to what `interface` says."""
+    # Or the addresses of a subnet all go with the first of them.
+    _write(f'/proc/sys/net/ipv4/conf/{name}/promote_secondaries', '1')
     with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
         for key, value in _sysctls(interface):
             _write(f'/proc/sys/net/ipv6/conf/{name}/{key}', value)
@@ -184,7 +187,8 @@ def _configure(name: str, interface: dict[str, typing.Any]) -> None:
             route.link('set', index=index, mtu=interface['mtu'])
         route.link('set', index=loopback, state='up')
         route.link('set', index=index, state='up')
-        _set_addresses(route, index, interface['addresses'])
+        _set_addresses(route, index, interface['addresses'], interface['stale'])
+        _remove_routes(route, index, {destination for destination, _ in interface['routes']})
         for destination, gateway in interface['routes']:
             _set_route(route, index, destination, gateway)
 
@@ -200,7 +204,9 @@ def _sysctls(interface: dict[str, typing.Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _set_addresses(route: pyroute2.IPRoute, index: int, wanted: Sequence[str]) -> None:
+def _set_addresses(
+    route: pyroute2.IPRoute, index: int, wanted: Sequence[str], stale: Sequence[str]
+) -> None:
     present = {
         f'{entry.get_attr("IFA_ADDRESS")}/{entry["prefixlen"]}'
         for entry in route.get_addr(index=index)
@@ -212,10 +218,25 @@ def _set_addresses(route: pyroute2.IPRoute, index: int, wanted: Sequence[str]) -
             flags = {'flags': _IFA_F_NODAD} if ':' in text else {}
             with _ignored(errno.EEXIST):
                 route.addr('add', index=index, address=text, prefixlen=int(length), **flags)
-    for address in present.difference(wanted):
+    for address in present.intersection(stale):
         text, _, length = address.partition('/')
         with _ignored(errno.EADDRNOTAVAIL):
             route.addr('del', index=index, address=text, prefixlen=int(length))
+
+
+def _remove_routes(route: pyroute2.IPRoute, index: int, wanted: set[str]) -> None:
+    """Remove routes that were set here and are not wanted any more.
+
+    The kernel's own, and those learnt from a router, have another origin.
+    """
+    for entry in route.get_routes(oif=index, proto=_RTPROT_BOOT):
+        family = entry['family']
+        place = entry.get_attr('RTA_DST') or socket.inet_ntop(family, _NOWHERE[family])
+        destination = f'{place}/{entry["dst_len"]}'
+        if destination not in wanted:
+            request = {'oif': index, 'family': family, 'proto': _RTPROT_BOOT}
+            with _ignored(errno.ESRCH):
+                route.route('del', dst=destination, scope=entry['scope'], **request)
 
 
 def _set_route(route: pyroute2.IPRoute, index: int, destination: str, gateway: str | None) -> None:

@@ -8,7 +8,7 @@ from nova import conf, objects
 from nova.network import model
 
 from tests.unit.virt import fakes
-from zun_virt import driver
+from zun_virt import driver, ports
 
 CONF = conf.CONF
 
@@ -127,6 +127,7 @@ def zun(machine, virtapi, monkeypatch):
     for name, value in options.items():
         CONF.set_override(name, value, group='zun_virt')
     monkeypatch.setattr(driver.glance, 'API', lambda: machine.glance)
+    monkeypatch.setattr(ports, 'Ports', lambda host: machine.ports)
     machine.glance.data[make_image().id] = fakes.archive()
     found = driver.ZunDriver(virtapi)
     found.init_host('host1')

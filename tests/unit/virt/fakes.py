@@ -25,8 +25,9 @@ import docker.errors
 import os_vif
 import os_vif.exception
 import requests
+from nova.network import model
 
-from zun_virt import privsep, sandbox
+from zun_virt import ports, privsep, sandbox
 from zun_virt.privsep import cgroups, interfaces
 
 NEVER = '0001-01-01T00:00:00Z'
@@ -385,7 +386,9 @@ class FakeKernel:
             names = {e['name'] for e in self.devices.values() if e['pid'] == pid}
             name = next(f'eth{n}' for n in range(9) if f'eth{n}' not in names)
             present = self.devices[device] = {'pid': pid, 'name': name, 'made': uuid.uuid4()}
-        present.update(interface)
+        gone = {*interface['stale'], *interface['addresses']}
+        others = [address for address in present.get('addresses', ()) if address not in gone]
+        present.update(interface, addresses=[*interface['addresses'], *others])
         return present['name']
 
     def unplug(self, device):
@@ -479,6 +482,89 @@ class FakeSwitch:
             self._kernel.devices.pop(vif.vif_name, None)
 
 
+class FakePorts:
+    """What nova and Neutron know of ports, behind `zun_virt.ports.Ports`.
+
+    :ivar instances: nova's objects, whose caches are nova's
+    :ivar neutron: ports and subnets as Neutron tells them, by id
+    """
+
+    def __init__(self):
+        self.instances = {}
+        self.neutron_ports, self.subnets, self.dhcp = {}, {}, {}
+        self.truth = {}
+        self.refreshed = []
+        self.failures = []
+
+    def servers(self):
+        return list(self.instances.values())
+
+    def cache(self, instance):
+        self._call()
+        return list(self.instances.get(instance.uuid, instance).get_network_info())
+
+    def refresh(self, instance):
+        self._call()
+        self.refreshed.append(instance.uuid)
+        instance.info_cache.network_info = model.NetworkInfo(self.truth[instance.uuid])
+
+    def known(self):
+        self._call()
+        by_server = collections.defaultdict(list)
+        for port in self.neutron_ports.values():
+            by_server[port['device_id']].append(port)
+        return ports.Known(by_server, self.subnets, self.dhcp)
+
+    def has_lost(self, instance, port_id):
+        self._call()
+        port = self.neutron_ports.get(port_id)
+        return port is None or port['device_id'] != instance.uuid
+
+    # What a test does
+
+    def tell(self, instance, *vifs):
+        """Let Neutron say of a server's ports what these say, and nova follow when it asks."""
+        self.instances[instance.uuid] = instance
+        self.truth[instance.uuid] = vifs
+        mine = [key for key, p in self.neutron_ports.items() if p['device_id'] == instance.uuid]
+        for key in mine:
+            del self.neutron_ports[key]
+        for vif in vifs:
+            fixed = []
+            for subnet in vif['network']['subnets']:
+                key = f'{vif["network"]["id"]} {subnet["cidr"]}'
+                self.subnets[key] = {
+                    'id': key,
+                    'cidr': subnet['cidr'],
+                    'gateway_ip': subnet['gateway']['address'],
+                    'dns_nameservers': [server['address'] for server in subnet['dns']],
+                    'enable_dhcp': False,
+                    'host_routes': [
+                        {'destination': route['cidr'], 'nexthop': route['gateway']['address']}
+                        for route in subnet['routes']
+                    ],
+                }
+                fixed += [{'subnet_id': key, 'ip_address': ip['address']} for ip in subnet['ips']]
+            self.neutron_ports[vif['id']] = {
+                'id': vif['id'],
+                'device_id': instance.uuid,
+                'network_id': vif['network']['id'],
+                'fixed_ips': fixed,
+            }
+
+    def name(self, vif, fqdn):
+        """Let Neutron give a port's addresses a name."""
+        port = self.neutron_ports[vif['id']]
+        port['dns_name'] = fqdn.partition('.')[0]
+        port['dns_assignment'] = [
+            {'ip_address': fixed['ip_address'], 'fqdn': f'{fqdn}.'} for fixed in port['fixed_ips']
+        ]
+
+    def _call(self):
+        if self.failures:
+            raise ports.PortsUnknown(self.failures.pop(0))
+
+
 class FakeGlance:
     """nova's image API, as far as it downloads."""
 
@@ -500,6 +586,7 @@ class FakeMachine:
         self.docker = FakeDocker(data_root=str(self.root), on_end=self.kernel.end_process)
         self.switch = FakeSwitch(self.kernel)
         self.glance = FakeGlance()
+        self.ports = FakePorts()
         self.store = sandbox.SandboxStore(self.root / 'state')
 
     @contextlib.contextmanager
