@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
 from typing import Any
 
@@ -13,12 +12,23 @@ from nova.image import glance
 from nova.virt import driver
 from oslo_log import log as logging
 
-from zun_virt import cgroup, conf, events, image, lifecycle, network, periodic, resources, sandbox
-from zun_virt.connector import Connector, Steps
-from zun_virt.errors import FAILURES, in_novas_words
+from zun_virt import (
+    building,
+    cgroup,
+    conf,
+    events,
+    image,
+    lifecycle,
+    network,
+    periodic,
+    resources,
+    sandbox,
+)
+from zun_virt.connector import Connector
+from zun_virt.errors import in_novas_words
 from zun_virt.host import Host, HostError, connect
 from zun_virt.inspection import Inspection
-from zun_virt.plugging import Plugging
+from zun_virt.moving import Moving
 from zun_virt.refusals import Refusals
 
 LOG = logging.getLogger(__name__)
@@ -28,7 +38,7 @@ conf.register(CONF)
 _DESTROY_SECONDS = 10
 
 
-class ZunDriver(Plugging, Inspection, Refusals, driver.ComputeDriver):
+class ZunDriver(Inspection, Moving, Refusals, driver.ComputeDriver):
     """Sandboxes: servers that are a place to run containers."""
 
     capabilities = dict(
@@ -137,32 +147,10 @@ class ZunDriver(Plugging, Inspection, Refusals, driver.ComputeDriver):
         power_on: bool = True,
         accel_info: Any = None,
     ) -> None:
-        """Make a sandbox, and start it unless told otherwise.
-
-        All that needs no network comes first: nova allocates the ports meanwhile, and
-        looking at `network_info` waits for them.
-        """
-        _refuse_volumes(block_device_info)
-        steps = Steps()
-        with contextlib.ExitStack() as undo:
-            limits = self._limits(instance)
-            chosen = self._images.ensure(context, image_meta, instance.trusted_certs)
-            steps.done('image')
-            plugged: list[Any] = []
-            undo.callback(self._undo, instance, plugged)
-            made = self._sandboxes.make(
-                self._record(instance, limits),
-                limits,
-                image=chosen,
-                name=instance.name,
-                start=power_on,
-            )
-            steps.done('sandbox')
-            plugged.extend(network_info or ())
-            steps.done('allocation')
-            self._connector.connect(instance, plugged, made, steps, fresh=True)
-            undo.pop_all()
-        LOG.debug('Spawned in %s', steps, instance=instance)
+        """Make a sandbox, and start it unless told otherwise."""
+        self._build(
+            context, instance, image_meta, network_info, block_device_info, power_on=power_on
+        )
 
     @in_novas_words
     def destroy(
@@ -175,6 +163,9 @@ class ZunDriver(Plugging, Inspection, Refusals, driver.ComputeDriver):
         destroy_secrets: bool = True,
     ) -> None:
         """Remove a sandbox and all that belongs to it, as far as it is there."""
+        if self._is_reverted_here(instance):
+            LOG.debug('It stays, and gets its former size back', instance=instance)
+            return
         timeout = min(CONF.shutdown_timeout, _DESTROY_SECONDS)
         self._sandboxes.remove(instance.uuid, timeout, self._unplugging(instance, network_info))
         LOG.info('Removed', instance=instance)
@@ -194,20 +185,6 @@ class ZunDriver(Plugging, Inspection, Refusals, driver.ComputeDriver):
         """Remove what a sandbox that has gone from this host left."""
         vifs = network_info if destroy_vifs else ()
         self._sandboxes.remove(instance.uuid, 0, self._unplugging(instance, vifs))
-
-    def _undo(self, instance: Any, vifs: list[Any]) -> None:
-        """Remove what a failed spawn made; nova shows the user what made it fail."""
-        try:
-            self._sandboxes.remove(instance.uuid, 0, self._unplugging(instance, vifs))
-        except FAILURES:
-            LOG.exception('A failed spawn left something behind', instance=instance)
-
-    def _record(self, instance: Any, limits: cgroup.Limits) -> sandbox.Sandbox:
-        parent = sandbox.cgroup_parent(instance.uuid, self._cgroup_driver)
-        return lifecycle.describe(instance, limits, self._name, parent)
-
-    def _limits(self, instance: Any) -> cgroup.Limits:
-        return resources.limits(instance.flavor, CONF.zun_virt.pids_limit, resources.shared_cpus())
 
     # -- power ------------------------------------------------------------------------
 
@@ -230,7 +207,7 @@ class ZunDriver(Plugging, Inspection, Refusals, driver.ComputeDriver):
         share_info: Any = None,
     ) -> None:
         """Start a sandbox; the agent then starts what ran when it was stopped."""
-        _refuse_volumes(block_device_info)
+        building.refuse_volumes(block_device_info)
         self._start(context, instance, network_info)
 
     @in_novas_words
@@ -291,52 +268,3 @@ class ZunDriver(Plugging, Inspection, Refusals, driver.ComputeDriver):
             self._sandboxes.thaw(instance.uuid)
         else:
             self._start(context, instance, network_info)
-
-    def _stop(self, instance: Any, network_info: Any, timeout: int) -> None:
-        self._sandboxes.stop(instance.uuid, timeout, self._unplugging(instance, network_info))
-
-    def _start(self, context: Any, instance: Any, network_info: Any) -> None:
-        steps = Steps()
-        vifs = list(network_info or ())
-        made = self._sandboxes.running(instance.uuid)
-        fresh = made is None
-        with contextlib.ExitStack() as undo:
-            if made is None:
-                undo.callback(self._stop_again, instance, vifs)
-                # A namespace that has gone leaves ports of Open vSwitch without a device.
-                self._connector.disconnect(instance, vifs)
-                limits = self._limits(instance)
-                known = self._sandboxes.record(instance.uuid)
-                record = known or self._record(instance, limits)
-                made = self._sandboxes.start(record, limits)
-                if made is None:
-                    made = self._remake(context, instance, record, limits)
-                steps.done('sandbox')
-            self._connector.connect(instance, vifs, made, steps, fresh=fresh)
-            undo.pop_all()
-        LOG.debug('Started in %s', steps, instance=instance)
-
-    def _remake(
-        self, context: Any, instance: Any, record: sandbox.Sandbox, limits: cgroup.Limits
-    ) -> lifecycle.Made:
-        """Make a sandbox anew whose pause container is lost."""
-        LOG.warning('The sandbox is lost, making it anew', instance=instance)
-        chosen = self._images.ensure(context, instance.image_meta, instance.trusted_certs)
-        record = record.replace(incarnation=lifecycle.new_incarnation())
-        return self._sandboxes.make(record, limits, image=chosen, name=instance.name, start=True)
-
-    def _stop_again(self, instance: Any, vifs: list[Any]) -> None:
-        """Stop what could not be started; nova shows the user what made it fail."""
-        try:
-            self._stop(instance, vifs, 0)
-        except FAILURES:
-            LOG.exception('A failed start left something behind', instance=instance)
-
-
-def _refuse_volumes(block_device_info: Any) -> None:
-    """Refuse volumes rather than lose sight of data.
-
-    :raises nova.exception.InvalidInput: there are some
-    """
-    if driver.block_device_info_get_mapping(block_device_info):
-        raise exception.InvalidInput(reason='a sandbox cannot have volumes')

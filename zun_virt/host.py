@@ -11,14 +11,16 @@ import os
 import threading
 import time
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import docker
 import docker.errors
 import requests
 from oslo_log import log as logging
 
-from zun_virt import pause, sandbox
+from zun_virt import sandbox
+from zun_virt.containers import Container as Container
+from zun_virt.containers import own_limits
 
 LOG = logging.getLogger(__name__)
 
@@ -45,51 +47,6 @@ class Conflict(HostError):
 
 class ImageRefused(HostError):
     """Docker does not take the archive."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Container:
-    """A container as Docker shows it.
-
-    :ivar state: Docker's word: created, running, paused, restarting, removing, exited, dead
-    :ivar pid: of its first process on the host, 0 when none runs; `Host.inspect` only, as
-        are the fields after it
-    :ivar finished_at: when it ended last, as Docker writes times
-    """
-
-    id: str
-    name: str
-    state: str
-    labels: Mapping[str, str]
-    pid: int = 0
-    exit_code: int = 0
-    started_at: str = ''
-    finished_at: str = ''
-
-    @property
-    def alive(self) -> bool:
-        """Whether it has processes, frozen ones included."""
-        return self.state in ('running', 'paused', 'restarting')
-
-    @property
-    def sandbox_id(self) -> str:
-        """The instance uuid of the sandbox to which it belongs."""
-        return self.labels[sandbox.LABEL_SANDBOX]
-
-    @property
-    def nova_name(self) -> str:
-        """The name by which nova's driver interface knows the sandbox."""
-        return self.labels.get(pause.LABEL_NAME, self.name)
-
-    @property
-    def container_id(self) -> str | None:
-        """Its id in the container API; None for a pause container."""
-        return self.labels.get(sandbox.LABEL_CONTAINER)
-
-    @property
-    def is_pause(self) -> bool:
-        """Whether it is the pause container of its sandbox."""
-        return self.labels.get(sandbox.LABEL_ROLE) == sandbox.ROLE_PAUSE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,6 +173,7 @@ class Host:
             exit_code=data['State']['ExitCode'],
             started_at=data['State']['StartedAt'],
             finished_at=data['State']['FinishedAt'],
+            own_limits=own_limits(data['HostConfig']),
         )
 
     def pause_container(self, instance_id: str) -> Container | None:

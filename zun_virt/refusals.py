@@ -24,22 +24,6 @@ class Refusals:
             reason='the processes of a sandbox cannot move to another host while they run'
         )
 
-    def migrate_disk_and_power_off(
-        self,
-        context: Any,
-        instance: Any,
-        dest: str,
-        flavor: Any,
-        network_info: Any,
-        block_device_info: Any = None,
-        timeout: int = 0,
-        retry_interval: int = 0,
-    ) -> NoReturn:
-        """Refuse, and have nova put the server's state back."""
-        raise exception.InstanceFaultRollback(
-            exception.ResizeError(reason='a sandbox cannot be resized or migrated yet')
-        )
-
     def snapshot(
         self, context: Any, instance: Any, image_id: str, update_task_state: Any
     ) -> NoReturn:

@@ -174,6 +174,14 @@ def limit(sandbox_id: str, resource: typing.Literal['memory', 'pids']) -> int:
     return int(file.read_text())
 
 
+def memory_used(sandbox_id: str) -> int:
+    """Return what all processes of a sandbox use together, in bytes."""
+    name = 'memory.usage_in_bytes' if _version_1() else 'memory.current'
+    file = _group_file(sandbox_id, 'memory', name)
+    assert file, f'sandbox {sandbox_id} has no {name}'
+    return int(file.read_text())
+
+
 def links() -> set[str]:
     """Return the devices in the host's network namespace that ports may have made."""
     found = json.loads(command('ip', '-json', 'link', 'show'))

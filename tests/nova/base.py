@@ -35,6 +35,13 @@ class SandboxDriver(driver.ZunDriver):
         super().__init__(virtapi)
         self.ended = threading.Event()
 
+    def __getattribute__(self, name):
+        # Whoever calls the driver works for its host, whatever the thread did before.
+        known = super().__getattribute__('__dict__').get('_host')
+        if known is not None:
+            outside.act_for(known._client)
+        return super().__getattribute__(name)
+
     def cleanup_host(self, host):
         super().cleanup_host(host)
         self.ended.set()

@@ -147,6 +147,10 @@ class Outside(fixtures.Fixture):
             for container in self.docker.containers_.values()
         )
 
+    def limit(self, instance_id, file):
+        """Return what a control file of the sandbox's cgroup holds."""
+        return self.kernel.setting(self.store.read(instance_id).cgroup_parent, file)
+
     def history(self, call):
         """Return the calls of this name to the engine."""
         return [entry for entry in self.docker.calls if entry[0] == call]
@@ -223,6 +227,19 @@ class Outside(fixtures.Fixture):
         pause = self.container(sandbox.sandbox_name(instance_id))
         return args[0] == pause['State']['Pid']
 
+    def use_memory(self, instance_id, size):
+        """Let the sandbox's processes use so much memory, in bytes, until they end."""
+        parent = self.store.read(instance_id).cgroup_parent
+        used = self.kernel.cgroups / f'memory{parent}' / 'memory.usage_in_bytes'
+        used.write_text(str(size))
+        process_ends = self.docker._on_end
+
+        def end(pid):
+            used.unlink(missing_ok=True)
+            process_ends(pid)
+
+        self.docker._on_end = end
+
     @contextlib.contextmanager
     def unavailable(self):
         """Let the engine be down."""
@@ -255,7 +272,9 @@ def _runner(pid):
 
 
 def _keeper(directories):
-    """Return the host whose cgroups these are."""
+    """Return the host whose cgroups these are, or for which this thread works."""
+    if not directories:
+        return _holder('')
     return next(
         found
         for found in _HOSTS.values()
@@ -263,15 +282,19 @@ def _keeper(directories):
     )
 
 
+def act_for(engine):
+    """Take this thread for the host's that has this engine, until another is called."""
+    _thread.engine = engine
+
+
 def _holder(device):
-    """Return the host that has the device, or else the one that this thread works for."""
-    found = [
+    """Return the host that this thread works for, or else the one that has the device."""
+    engine = getattr(_thread, 'engine', None)
+    for candidate in _HOSTS.values():
+        if candidate.docker is engine:
+            return candidate
+    return next(
         candidate
         for candidate in _HOSTS.values()
         if device in candidate.kernel.devices or device in candidate.switch.ports
-    ]
-    engine = getattr(_thread, 'engine', None)
-    mine = [candidate for candidate in _HOSTS.values() if candidate.docker is engine]
-    if len(found) != 1:
-        found = mine or list(_HOSTS.values())
-    return found[0]
+    )

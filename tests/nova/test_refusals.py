@@ -111,28 +111,3 @@ class MovingTestCase(base.CloudTestCase):
         self.act(self.server, **{'os-migrateLive': {'host': None, 'block_migration': 'auto'}})
         self.failure(self.server, 'live-migration', 'conductor_live_migrate_instance')
         self.assert_stayed()
-
-    def test_cold_migration(self):
-        self.act(self.server, migrate=None)
-        self.eventually(
-            lambda: self.assertTrue(any('sandbox' in text for text in self.faults(self.server)))
-        )
-        self.assert_stayed()
-
-    def test_resize(self):
-        flavor = self.add_flavor('larger', trait=base.SANDBOX_TRAIT, memory_mb=256)
-        self.act(self.server, resize={'flavorRef': flavor})
-        self.eventually(
-            lambda: self.assertTrue(any('sandbox' in text for text in self.faults(self.server)))
-        )
-        self.assert_stayed()
-
-    def test_resize_of_a_stopped_sandbox(self):
-        self.act(self.server, **{'os-stop': None})
-        self.wait_for(self.server, status='SHUTOFF')
-        before = self.snapshot(self.server)
-        flavor = self.add_flavor('larger', trait=base.SANDBOX_TRAIT, memory_mb=256)
-        self.act(self.server, resize={'flavorRef': flavor})
-        self.eventually(lambda: self.assertEqual(['error'], self.migrations(self.server)))
-        self.wait_for(self.server, status='SHUTOFF')
-        self.assertEqual(before, self.snapshot(self.server))

@@ -46,6 +46,8 @@ def make_instance(**changes):
         'system_metadata': {},
         'trusted_certs': None,
         'image_ref': '',
+        'task_state': None,
+        'migration_context': None,
     }
     instance = objects.Instance(flavor=objects.Flavor(**flavor), **(fields | changes))
     instance.info_cache = objects.InstanceInfoCache(network_info=model.NetworkInfo([]))

@@ -508,8 +508,6 @@ def test_diagnostics_tell_what_is_used(zun, machine, vif):
 def test_refusals_leave_the_server_as_it_was(zun):
     with pytest.raises(exception.MigrationPreCheckError):
         zun.check_can_live_migrate_destination(None, None, None, None)
-    with pytest.raises(exception.InstanceFaultRollback):
-        zun.migrate_disk_and_power_off(None, None, None, None, None)
     with pytest.raises(exception.NovaException):
         zun.get_volume_connector(None)
 

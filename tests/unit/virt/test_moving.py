@@ -1,0 +1,134 @@
+"""Moves of sandboxes that nova's own services do not make easily: cut short, or refused."""
+
+import types
+
+import pytest
+from nova import exception, objects
+
+from tests.unit.virt.conftest import make_image, make_instance, make_vif
+from zun_virt import cgroup, containers, moving, resizing, sandbox
+from zun_virt.sandbox import State
+
+HERE = types.SimpleNamespace(source_compute='host1', dest_compute='host1')
+AWAY = types.SimpleNamespace(source_compute='host1', dest_compute='host2')
+
+
+@pytest.fixture
+def instance(zun):
+    made = make_instance(vm_state='active')
+    zun.spawn(None, made, make_image(), None, None, None, network_info=[make_vif()])
+    return made
+
+
+def record(machine, instance):
+    return machine.store.read(instance.uuid)
+
+
+def limits(memory_mb, cpus=1.0):
+    return cgroup.Limits(
+        quota=int(cpus * 100_000), period=100_000, shares=1024, memory=memory_mb << 20, pids=100
+    )
+
+
+def user(memory_mb=0, cpus=0.0):
+    own = containers.OwnLimits(cpus=cpus, memory=memory_mb << 20)
+    return containers.Container(
+        id='1',
+        name='web',
+        state='running',
+        labels={sandbox.LABEL_CONTAINER: 'c1'},
+        own_limits=own,
+    )
+
+
+@pytest.mark.parametrize(
+    ('ours', 'theirs', 'told'),
+    [
+        (limits(128), [], None),
+        (limits(128), [user(), user(memory_mb=128, cpus=1.0)], None),
+        (limits(128), [user(memory_mb=129)], 'c1 has 129 MiB .* would have 128'),
+        (limits(128, 0.5), [user(), user(cpus=0.6)], 'c1 has 0.6 cores .* would have 0.5'),
+    ],
+)
+def test_a_containers_own_limit_stays_within_the_sandboxs(ours, theirs, told):
+    if told is None:
+        resizing.check_own_limits(ours, theirs)
+    else:
+        with pytest.raises(resizing.TooSmall, match=told):
+            resizing.check_own_limits(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ('config', 'cpus', 'memory'),
+    [
+        ({}, 0, 0),
+        ({'NanoCpus': 1_500_000_000, 'Memory': 7}, 1.5, 7),
+        ({'CpuQuota': 50_000, 'CpuPeriod': 0}, 0.5, 0),
+        ({'CpuQuota': 50_000, 'CpuPeriod': 25_000}, 2, 0),
+        ({'CpuQuota': -1, 'CpuPeriod': 100_000, 'Memory': None}, 0, 0),
+    ],
+)
+def test_own_limits_as_docker_shows_them(config, cpus, memory):
+    assert containers.own_limits(config) == containers.OwnLimits(cpus=cpus, memory=memory)
+
+
+@pytest.mark.parametrize('text', ['', None, 'x', '[]', '{"running": 3}', '{}'])
+def test_what_another_host_says_may_be_missing(text):
+    assert moving.ran(text) == ()
+
+
+def test_a_flavor_that_no_sandbox_can_have_is_rolled_back(zun, machine, instance):
+    before = record(machine, instance)
+    bad = objects.Flavor(vcpus=1, memory_mb=64, root_gb=1, extra_specs={'zun:pids_limit': 'x'})
+    with pytest.raises(exception.InstanceFaultRollback) as raised:
+        zun.migrate_disk_and_power_off(None, instance, '1.2.3.4', bad, [])
+    assert 'zun:pids_limit' in str(raised.value.inner_exception)
+    assert record(machine, instance) == before
+
+
+def test_a_nova_that_ended_in_the_middle_of_a_resize_gets_the_size_back(zun, machine, instance):
+    parent = record(machine, instance).cgroup_parent
+    zun._cgroups.create(parent, limits(512))
+    started = record(machine, instance).pause.started_at
+    zun.finish_revert_migration(None, instance, [make_vif()], HERE)
+    assert machine.kernel.setting(parent, 'memory.limit_in_bytes') == str(256 << 20)
+    assert record(machine, instance).pause.started_at == started
+
+
+def test_a_nova_that_ended_before_it_stopped_anything_leaves_it_running(zun, machine, instance):
+    before = record(machine, instance)
+    zun.finish_revert_migration(None, instance, [make_vif()], AWAY)
+    assert record(machine, instance) == before
+
+
+def test_a_nova_that_ended_while_it_stopped_a_sandbox_starts_it_again(zun, machine, instance):
+    mine = machine.add_container(instance.uuid)
+    machine.store.write(record(machine, instance).replace(state=State.STOPPING, running=(mine,)))
+    zun.finish_revert_migration(None, instance, [make_vif()], AWAY)
+    after = record(machine, instance)
+    assert (after.state, after.running) == (State.READY, (mine,))
+
+
+def test_the_sandbox_that_stayed_behind_goes_when_nova_confirms(zun, machine, instance):
+    zun.confirm_migration(None, HERE, instance, [make_vif()])
+    assert record(machine, instance).state is State.READY
+    zun.confirm_migration(None, AWAY, instance, [make_vif()])
+    assert machine.leftovers() == {}
+    zun.confirm_migration(None, AWAY, instance, [make_vif()])
+
+
+def test_what_a_deleted_server_left_here_goes(zun, machine, instance):
+    assert zun.delete_instance_files(instance) is True
+    assert machine.leftovers() == {}
+
+
+def test_a_resize_below_what_is_used_is_undone(zun, machine, instance):
+    parent = record(machine, instance).cgroup_parent
+    (machine.kernel.cgroups / f'memory{parent}' / 'memory.usage_in_bytes').write_text(
+        str(100 << 20)
+    )
+    with pytest.raises(resizing.TooSmall, match=r'64 MiB .* 100 MiB'):
+        resizing.resize(
+            zun._host, zun._cgroups, zun._sandboxes, instance.uuid, limits(256), limits(64)
+        )
+    assert machine.kernel.setting(parent, 'memory.limit_in_bytes') == str(256 << 20)

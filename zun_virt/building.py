@@ -1,0 +1,137 @@
+"""The steps of which the driver's operations consist: making, starting, stopping.
+
+They speak of servers as nova does; what becomes of that on the host is `lifecycle`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import nova.conf
+from nova import exception
+from nova.virt import driver
+from oslo_log import log as logging
+
+from zun_virt import cgroup, host, image, lifecycle, resources, sandbox
+from zun_virt.connector import Steps
+from zun_virt.errors import FAILURES
+from zun_virt.plugging import Plugging
+
+LOG = logging.getLogger(__name__)
+CONF = nova.conf.CONF
+
+
+class Building(Plugging):
+    """Makes, starts and stops the sandboxes of servers."""
+
+    _name: str
+    _host: host.Host
+    _cgroups: cgroup.Cgroups
+    _cgroup_driver: str
+    _images: image.Images
+
+    def _build(
+        self,
+        context: Any,
+        instance: Any,
+        image_meta: Any,
+        network_info: Any,
+        block_device_info: Any,
+        *,
+        power_on: bool = True,
+        running: tuple[str, ...] = (),
+    ) -> None:
+        """Make a sandbox.
+
+        All that needs no network comes first: nova allocates the ports meanwhile, and
+        looking at `network_info` waits for them.
+
+        :param running: ids of the containers that are to run in it when it does
+        """
+        refuse_volumes(block_device_info)
+        steps = Steps()
+        with contextlib.ExitStack() as undo:
+            limits = self._limits(instance)
+            chosen = self._images.ensure(context, image_meta, instance.trusted_certs)
+            steps.done('image')
+            plugged: list[Any] = []
+            undo.callback(self._undo, instance, plugged)
+            made = self._sandboxes.make(
+                self._record(instance, limits).replace(running=running),
+                limits,
+                image=chosen,
+                name=instance.name,
+                start=power_on,
+            )
+            steps.done('sandbox')
+            plugged.extend(network_info or ())
+            steps.done('allocation')
+            self._connector.connect(instance, plugged, made, steps, fresh=True)
+            undo.pop_all()
+        LOG.debug('Spawned in %s', steps, instance=instance)
+
+    def _stop(self, instance: Any, network_info: Any, timeout: int) -> None:
+        self._sandboxes.stop(instance.uuid, timeout, self._unplugging(instance, network_info))
+
+    def _start(self, context: Any, instance: Any, network_info: Any) -> None:
+        steps = Steps()
+        vifs = list(network_info or ())
+        made = self._sandboxes.running(instance.uuid)
+        fresh = made is None
+        with contextlib.ExitStack() as undo:
+            if made is None:
+                undo.callback(self._stop_again, instance, vifs)
+                # A namespace that has gone leaves ports of Open vSwitch without a device.
+                self._connector.disconnect(instance, vifs)
+                limits = self._limits(instance)
+                asked = self._record(instance, limits)
+                known = self._sandboxes.record(instance.uuid)
+                record = known.replace(limits=asked.limits) if known else asked
+                made = self._sandboxes.start(record, limits)
+                if made is None:
+                    made = self._remake(context, instance, record, limits)
+                steps.done('sandbox')
+            self._connector.connect(instance, vifs, made, steps, fresh=fresh)
+            undo.pop_all()
+        LOG.debug('Started in %s', steps, instance=instance)
+
+    def _remake(
+        self, context: Any, instance: Any, record: sandbox.Sandbox, limits: cgroup.Limits
+    ) -> lifecycle.Made:
+        """Make a sandbox anew whose pause container is lost."""
+        LOG.warning('The sandbox is lost, making it anew', instance=instance)
+        chosen = self._images.ensure(context, instance.image_meta, instance.trusted_certs)
+        record = record.replace(incarnation=lifecycle.new_incarnation())
+        return self._sandboxes.make(record, limits, image=chosen, name=instance.name, start=True)
+
+    def _stop_again(self, instance: Any, vifs: list[Any]) -> None:
+        """Stop what could not be started; nova shows the user what made it fail."""
+        try:
+            self._stop(instance, vifs, 0)
+        except FAILURES:
+            LOG.exception('A failed start left something behind', instance=instance)
+
+    def _undo(self, instance: Any, vifs: list[Any]) -> None:
+        """Remove what a failed spawn made; nova shows the user what made it fail."""
+        try:
+            self._sandboxes.remove(instance.uuid, 0, self._unplugging(instance, vifs))
+        except FAILURES:
+            LOG.exception('A failed spawn left something behind', instance=instance)
+
+    def _record(self, instance: Any, limits: cgroup.Limits) -> sandbox.Sandbox:
+        parent = sandbox.cgroup_parent(instance.uuid, self._cgroup_driver)
+        return lifecycle.describe(instance, limits, self._name, parent)
+
+    def _limits(self, instance: Any, flavor: Any = None) -> cgroup.Limits:
+        chosen = flavor or instance.flavor
+        return resources.limits(chosen, CONF.zun_virt.pids_limit, resources.shared_cpus())
+
+
+def refuse_volumes(block_device_info: Any) -> None:
+    """Refuse volumes rather than lose sight of data.
+
+    :raises nova.exception.InvalidInput: there are some
+    """
+    if driver.block_device_info_get_mapping(block_device_info):
+        raise exception.InvalidInput(reason='a sandbox cannot have volumes')

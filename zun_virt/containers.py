@@ -1,0 +1,81 @@
+"""What Docker shows of a container, in plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+
+from zun_virt import pause, sandbox
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnLimits:
+    """What one container of a sandbox may use at most; 0 for no limit of its own.
+
+    :ivar cpus: cores, as a fraction
+    :ivar memory: bytes
+    """
+
+    cpus: float = 0
+    memory: int = 0
+
+
+NO_LIMITS = OwnLimits()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Container:
+    """A container as Docker shows it.
+
+    :ivar state: Docker's word: created, running, paused, restarting, removing, exited, dead
+    :ivar pid: of its first process on the host, 0 when none runs; `Host.inspect` only, as
+        are the fields after it
+    :ivar finished_at: when it ended last, as Docker writes times
+    :ivar own_limits: inside of its sandbox's
+    """
+
+    id: str
+    name: str
+    state: str
+    labels: Mapping[str, str]
+    pid: int = 0
+    exit_code: int = 0
+    started_at: str = ''
+    finished_at: str = ''
+    own_limits: OwnLimits = NO_LIMITS
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has processes, frozen ones included."""
+        return self.state in ('running', 'paused', 'restarting')
+
+    @property
+    def sandbox_id(self) -> str:
+        """The instance uuid of the sandbox to which it belongs."""
+        return self.labels[sandbox.LABEL_SANDBOX]
+
+    @property
+    def nova_name(self) -> str:
+        """The name by which nova's driver interface knows the sandbox."""
+        return self.labels.get(pause.LABEL_NAME, self.name)
+
+    @property
+    def container_id(self) -> str | None:
+        """Its id in the container API; None for a pause container."""
+        return self.labels.get(sandbox.LABEL_CONTAINER)
+
+    @property
+    def is_pause(self) -> bool:
+        """Whether it is the pause container of its sandbox."""
+        return self.labels.get(sandbox.LABEL_ROLE) == sandbox.ROLE_PAUSE
+
+
+def own_limits(config: Mapping[str, typing.Any]) -> OwnLimits:
+    """Return a container's own limits.
+
+    :param config: what Docker calls its HostConfig
+    """
+    cpus = (config.get('NanoCpus') or 0) / 1e9
+    quota, period = config.get('CpuQuota') or 0, config.get('CpuPeriod') or 100_000
+    return OwnLimits(cpus=cpus or max(quota, 0) / period, memory=config.get('Memory') or 0)

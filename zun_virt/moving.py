@@ -1,0 +1,187 @@
+"""Sandboxes that get another size, or another host.
+
+On its host a sandbox is resized while its containers run.  Nova however plays resize and
+revert as if there were two guests, also where both are this host's: what it calls the
+destruction of one of them is none.  On another host the sandbox is made anew, and the agent
+there makes its containers; the sandbox that stays behind is stopped until nova confirms.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from nova import exception, objects
+from nova.compute import task_states
+from oslo_log import log as logging
+
+from zun_virt import cgroup, resizing
+from zun_virt.building import Building
+from zun_virt.errors import FAILURES, in_novas_words
+from zun_virt.sandbox import State
+
+LOG = logging.getLogger(__name__)
+
+
+class Moving(Building):
+    """Resizes and migrates sandboxes."""
+
+    @in_novas_words
+    def migrate_disk_and_power_off(
+        self,
+        context: Any,
+        instance: Any,
+        dest: str,
+        flavor: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        timeout: int = 0,
+        retry_interval: int = 0,
+    ) -> str:
+        """Give a sandbox that stays here its new limits; stop one that is to move.
+
+        :returns: for `finish_migration`, which containers are to run again
+        :raises nova.exception.InstanceFaultRollback: it cannot have that flavor, and is
+            as it was
+        """
+        try:
+            limits = self._limits(instance, flavor)
+            if _stays(migration_of(instance)):
+                self._resize(instance, limits)
+                return ''
+            resizing.check_containers(self._host, instance.uuid, limits)
+        except (resizing.TooSmall, *FAILURES) as error:
+            reason = f'sandbox {instance.uuid} stays as it is: {error}'
+            raise exception.InstanceFaultRollback(exception.ResizeError(reason=reason)) from error
+        self._stop(instance, network_info, timeout)
+        record = self._sandboxes.record(instance.uuid)
+        return json.dumps({'running': list(record.running) if record else []})
+
+    @in_novas_words
+    def finish_migration(
+        self,
+        context: Any,
+        migration: Any,
+        instance: Any,
+        disk_info: Any,
+        network_info: Any,
+        image_meta: Any,
+        resize_instance: bool,
+        allocations: Any,
+        block_device_info: Any = None,
+        power_on: bool = True,
+        share_info: Any = None,
+    ) -> None:
+        """Tell the agent of the new limits, or make the sandbox on this host."""
+        if _stays(migration):
+            self._settle(context, instance, network_info, power_on=power_on)
+            return
+        self._build(
+            context,
+            instance,
+            image_meta,
+            network_info,
+            block_device_info,
+            power_on=power_on,
+            running=ran(disk_info),
+        )
+
+    @in_novas_words
+    def confirm_migration(
+        self, context: Any, migration: Any, instance: Any, network_info: Any
+    ) -> None:
+        """Remove what stayed behind, unless it is the sandbox itself."""
+        if not _stays(migration):
+            self._sandboxes.remove(instance.uuid, 0, self._unplugging(instance, network_info))
+
+    @in_novas_words
+    def finish_revert_migration(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        migration: Any,
+        block_device_info: Any = None,
+        power_on: bool = True,
+        share_info: Any = None,
+    ) -> None:
+        """Give a sandbox back its limits, or start again what stayed behind.
+
+        A nova-compute that was ended in the middle of a migration calls this, too.
+        """
+        if _stays(migration):
+            self._revert_size(context, instance, network_info)
+            self._settle(context, instance, network_info, power_on=power_on)
+        elif power_on:
+            self._stop_what_is_half_stopped(instance, network_info)
+            if self._sandboxes.running(instance.uuid) is None:
+                self._start(context, instance, network_info)
+
+    @in_novas_words
+    def delete_instance_files(self, instance: Any) -> bool:
+        """Remove what is left here of a server that was deleted in the middle of a move.
+
+        :returns: whether nothing is left
+        """
+        self._sandboxes.remove(instance.uuid, 0, self._unplugging(instance, ()))
+        return True
+
+    def _is_reverted_here(self, instance: Any) -> bool:
+        """Return whether nova speaks of the guest that a revert ends, which is the sandbox."""
+        reverting = instance.task_state == task_states.RESIZE_REVERTING
+        return reverting and _stays(migration_of(instance))
+
+    def _stop_what_is_half_stopped(self, instance: Any, network_info: Any) -> None:
+        record = self._sandboxes.record(instance.uuid)
+        if record is not None and record.state is State.STOPPING:
+            self._stop(instance, network_info, 0)
+
+    def _resize(self, instance: Any, limits: cgroup.Limits) -> None:
+        old = self._limits(instance)
+        resizing.resize(self._host, self._cgroups, self._sandboxes, instance.uuid, old, limits)
+
+    def _settle(self, context: Any, instance: Any, network_info: Any, *, power_on: bool) -> None:
+        """Make the record of a sandbox that was resized true, and have it run if it shall."""
+        limits = self._record(instance, self._limits(instance)).limits
+        resizing.describe(self._sandboxes, instance.uuid, limits)
+        if power_on and self._sandboxes.running(instance.uuid) is None:
+            self._start(context, instance, network_info)
+
+    def _revert_size(self, context: Any, instance: Any, network_info: Any) -> None:
+        """Give a sandbox its former limits, with an end to what does not fit into them.
+
+        Nova cannot leave it the new ones, which are not its flavor's any more.
+        """
+        limits = self._limits(instance)
+        try:
+            resizing.resize(
+                self._host, self._cgroups, self._sandboxes, instance.uuid, limits, limits
+            )
+        except (resizing.TooSmall, cgroup.CgroupError) as error:
+            LOG.warning('Restarting it within its former limits: %s', error, instance=instance)
+            self._stop(instance, network_info, 0)
+            self._start(context, instance, network_info)
+
+
+def migration_of(instance: Any) -> Any:
+    """Return the migration that a server is in, None when it is in none."""
+    moved = instance.migration_context
+    if moved is None:
+        return None
+    return objects.Migration.get_by_id(instance._context, moved.migration_id)
+
+
+def ran(disk_info: Any) -> tuple[str, ...]:
+    """Return the containers that ran on the host from which a sandbox comes.
+
+    :param disk_info: as `Moving.migrate_disk_and_power_off` returned it there
+    """
+    try:
+        return tuple(str(one) for one in json.loads(disk_info)['running'])
+    except (ValueError, TypeError, KeyError):
+        return ()
+
+
+def _stays(migration: Any) -> bool:
+    """Return whether both guests that nova speaks of are on one host."""
+    return migration is not None and migration.source_compute == migration.dest_compute
