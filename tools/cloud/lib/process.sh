@@ -30,10 +30,22 @@ start() {
         stop "$name"
     fi
     echo "=== $(date -Is) $*" >>"$LOG/$name.log"
-    # 9: this tool's lock, which a service must not keep
-    setsid "$@" >>"$LOG/$name.log" 2>&1 </dev/null 9>&- &
+    alone "$@" >>"$LOG/$name.log" 2>&1 </dev/null &
     pid=$!
     echo "$pid $(pid_started "$pid") $stamp" >"$RUN/$name.pid"
+}
+
+# alone COMMAND...: becomes COMMAND in a session of its own, without any other open file: a lock of
+# this tool, or of whoever called it, would be held for as long as the service runs.
+alone() {
+    local file
+    for file in "/proc/$BASHPID/fd/"*; do
+        case ${file##*/} in
+            [012] | 255) ;; # 255 is the shell's own
+            *) eval "exec ${file##*/}>&-" ;;
+        esac
+    done
+    exec setsid "$@"
 }
 
 # as_user USER: sets AS to the words that drop root for good and keep the process's pid.
