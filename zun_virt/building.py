@@ -13,7 +13,7 @@ from nova import exception
 from nova.virt import driver
 from oslo_log import log as logging
 
-from zun_virt import cgroup, host, image, lifecycle, resources, sandbox
+from zun_virt import cgroup, cores, host, image, lifecycle, resources, sandbox
 from zun_virt.connector import Steps
 from zun_virt.errors import FAILURES
 from zun_virt.plugging import Plugging
@@ -30,6 +30,7 @@ class Building(Plugging):
     _cgroups: cgroup.Cgroups
     _cgroup_driver: str
     _images: image.Images
+    _defaults: resources.Defaults
 
     def _build(
         self,
@@ -124,8 +125,14 @@ class Building(Plugging):
         return lifecycle.describe(instance, limits, self._name, parent)
 
     def _limits(self, instance: Any, flavor: Any = None) -> cgroup.Limits:
-        chosen = flavor or instance.flavor
-        return resources.limits(chosen, CONF.zun_virt.pids_limit, resources.shared_cpus())
+        """Return the limits of a server's sandbox.
+
+        :param flavor: that the server is to have at the end of a move; None for its own
+        """
+        topology = instance.numa_topology
+        if flavor is not None and instance.migration_context is not None:
+            topology = instance.migration_context.new_numa_topology
+        return resources.limits(flavor or instance.flavor, self._defaults, cores.of(topology))
 
 
 def refuse_volumes(block_device_info: Any) -> None:

@@ -6,7 +6,6 @@ import pathlib
 from typing import Any
 
 import nova.conf
-import os_resource_classes as orc
 from nova import exception
 from nova.image import glance
 from nova.virt import driver
@@ -15,13 +14,13 @@ from oslo_log import log as logging
 from zun_virt import (
     building,
     cgroup,
+    checks,
     conf,
     events,
     image,
     lifecycle,
     network,
     periodic,
-    resources,
     sandbox,
 )
 from zun_virt.connector import Connector
@@ -29,6 +28,7 @@ from zun_virt.errors import in_novas_words
 from zun_virt.host import Host, HostError, connect
 from zun_virt.inspection import Inspection
 from zun_virt.moving import Moving
+from zun_virt.offering import Offering
 from zun_virt.refusals import Refusals
 
 LOG = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ conf.register(CONF)
 _DESTROY_SECONDS = 10
 
 
-class ZunDriver(Inspection, Moving, Refusals, driver.ComputeDriver):
+class ZunDriver(Inspection, Offering, Moving, Refusals, driver.ComputeDriver):
     """Sandboxes: servers that are a place to run containers."""
 
     capabilities = dict(
@@ -56,14 +56,11 @@ class ZunDriver(Inspection, Moving, Refusals, driver.ComputeDriver):
         :raises nova.exception.InvalidConfiguration: sandboxes cannot be made here
         """
         config = CONF.zun_virt
-        if CONF.compute.cpu_dedicated_set:
-            raise exception.InvalidConfiguration(
-                '[compute] cpu_dedicated_set: sandboxes cannot have cores of their own'
-            )
         try:
             client = connect(config.docker_url, config.docker_timeout)
             self._host = Host(client, host, config.max_parallel_starts)
             facts = self._host.check()
+            self._defaults = checks.at_start(facts)
             self._cgroups = cgroup.make(
                 facts.cgroup_driver, facts.cgroup_version, config.cgroup_root
             )
@@ -96,40 +93,6 @@ class ZunDriver(Inspection, Moving, Refusals, driver.ComputeDriver):
         self._passes.stop()
         self._watcher.stop()
         self._host.close()
-
-    def get_available_nodes(self, refresh: bool = False) -> list[str]:
-        """Return the one node: this host."""
-        return [self._name]
-
-    def get_host_ip_addr(self) -> str:
-        """Return the address that migrations and evacuations record."""
-        return str(CONF.my_ip)
-
-    def get_host_uptime(self) -> str:
-        """Return how long the host has been up."""
-        return resources.uptime()
-
-    @in_novas_words
-    def get_available_resource(self, nodename: str) -> dict[str, Any]:
-        """Return what the host has, for nova's resource tracker."""
-        running = sum(container.alive for container in self._host.sandboxes())
-        return resources.available(self._host.facts(), nodename, running)
-
-    @in_novas_words
-    def update_provider_tree(
-        self, provider_tree: Any, nodename: str, allocations: Any = None
-    ) -> None:
-        """Tell placement what the host has, and that it is one for sandboxes."""
-        ratios = self._get_allocation_ratios(provider_tree.data(nodename).inventory)
-        reserved = {
-            orc.VCPU: CONF.reserved_host_cpus,
-            orc.MEMORY_MB: CONF.reserved_host_memory_mb,
-            orc.DISK_GB: self._get_reserved_host_disk_gb_from_config(),
-        }
-        provider_tree.update_inventory(
-            nodename, resources.inventory(self._host.facts(), ratios, reserved)
-        )
-        provider_tree.add_traits(nodename, resources.TRAIT)
 
     # -- making and removing ----------------------------------------------------------
 

@@ -55,6 +55,7 @@ class Facts:
 
     :ivar memory_mb: of the machine, in MiB
     :ivar version: of the engine, as an integer that grows with it
+    :ivar backing: the file system below the storage driver, empty where it does not say
     """
 
     cpus: int
@@ -67,6 +68,8 @@ class Facts:
     storage_driver: str
     live_restore: bool
     swap_limit: bool
+    version_text: str = ''
+    backing: str = ''
 
 
 def connect(url: str, timeout: int) -> typing.Any:
@@ -113,6 +116,8 @@ class Host:
             storage_driver=info['Driver'],
             live_restore=info.get('LiveRestoreEnabled', False),
             swap_limit=info.get('SwapLimit', False),
+            version_text=info['ServerVersion'],
+            backing=dict(info.get('DriverStatus') or ()).get('Backing Filesystem', ''),
         )
 
     def check(self) -> Facts:
@@ -123,15 +128,7 @@ class Host:
         version = tuple(int(number) for number in self._client.api_version.split('.'))
         if version < MINIMUM_API_VERSION:
             raise HostError(f'API version {self._client.api_version} of the engine is too old')
-        facts = self.facts()
-        if not facts.live_restore:
-            LOG.warning(
-                'live-restore is off: a restart of the engine will stop every sandbox. '
-                'Set "live-restore": true in its daemon.json'
-            )
-        if not facts.swap_limit:
-            LOG.warning('The kernel does not limit swap: a sandbox may use more than its memory')
-        return facts
+        return self.facts()
 
     def sandboxes(self) -> list[Container]:
         """Return the pause containers of this host's sandboxes, in any state."""

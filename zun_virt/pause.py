@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import typing
 
 from zun_virt import sandbox
@@ -10,9 +11,36 @@ from zun_virt import sandbox
 LABEL_NAME = 'org.openstack.zun.name'
 """Label of the pause container: the name by which nova's driver interface knows it."""
 
+_OOM_SCORE = -998
+"""The kernel ends what scores lowest last: after all that runs in the sandbox."""
+
+_SYS_RESOURCE = 24
+
+
+def oom_score(status: str | None = None) -> int:
+    """Return what the pause process gets for its ``oom_score_adj``.
+
+    Where nothing on the machine may lower a score, it is 0: users' containers have a higher
+    one, and more memory.
+
+    :param status: of the machine's first process, which bounds what others may do; None
+        to read it
+    """
+    if status is None:
+        status = pathlib.Path('/proc/1/status').read_text()
+    for line in status.splitlines():
+        if line.startswith('CapBnd:') and int(line.split()[1], 16) >> _SYS_RESOURCE & 1:
+            return _OOM_SCORE
+    return 0
+
 
 def request(
-    record: sandbox.Sandbox, *, image: str, directory: str | os.PathLike[str], name: str
+    record: sandbox.Sandbox,
+    *,
+    image: str,
+    directory: str | os.PathLike[str],
+    name: str,
+    score: int | None = None,
 ) -> dict[str, typing.Any]:
     """Return the body of Docker's request that creates a sandbox's pause container.
 
@@ -22,6 +50,7 @@ def request(
 
     :param directory: of the sandbox
     :param name: by which nova's driver interface knows it
+    :param score: as `oom_score` returns it; None to ask it
     """
     return {
         'Image': image,
@@ -29,19 +58,14 @@ def request(
         'User': '0:0',
         'NetworkDisabled': True,
         'Healthcheck': {'Test': ['NONE']},
-        'Labels': {
-            sandbox.LABEL_SANDBOX: record.instance_id,
-            sandbox.LABEL_ROLE: sandbox.ROLE_PAUSE,
-            sandbox.LABEL_INCARNATION: record.incarnation,
-            sandbox.LABEL_HOST: record.host,
-            LABEL_NAME: name,
-        },
+        'Labels': _labels(record, name),
         'HostConfig': {
             'NetworkMode': 'none',
             'IpcMode': 'shareable',
             'CgroupParent': record.cgroup_parent,
             'RestartPolicy': {'Name': 'no'},
             'CapDrop': ['ALL'],
+            'OomScoreAdj': oom_score() if score is None else score,
             'SecurityOpt': ['no-new-privileges'],
             'ReadonlyRootfs': True,
             'LogConfig': {'Type': 'json-file', 'Config': {'max-size': '1m', 'max-file': '1'}},
@@ -50,4 +74,14 @@ def request(
                 for source, target in sandbox.FILE_TARGETS.items()
             ],
         },
+    }
+
+
+def _labels(record: sandbox.Sandbox, name: str) -> dict[str, str]:
+    return {
+        sandbox.LABEL_SANDBOX: record.instance_id,
+        sandbox.LABEL_ROLE: sandbox.ROLE_PAUSE,
+        sandbox.LABEL_INCARNATION: record.incarnation,
+        sandbox.LABEL_HOST: record.host,
+        LABEL_NAME: name,
     }

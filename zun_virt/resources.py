@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -12,9 +13,8 @@ from collections.abc import Mapping
 import os_resource_classes as orc
 from nova import exception
 from nova.objects import fields
-from nova.virt import hardware
 
-from zun_virt import cgroup, host
+from zun_virt import cgroup, cores, host
 
 TRAIT = 'CUSTOM_ZUN_SANDBOX'
 HYPERVISOR_TYPE = 'docker'
@@ -23,43 +23,78 @@ _MIN_PIDS = 16
 """Below this Docker cannot even start a process in the sandbox."""
 
 # The kernel's own bounds.
-_MIN_QUOTA = 1_000
+_QUOTAS = range(1_000, 2**40)
 _PERIODS = range(1_000, 1_000_001)
 _SHARES = range(2, 262_145)
 
 
-def limits(flavor: typing.Any, pids_limit: int, cpus: str | None) -> cgroup.Limits:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What a host decides about limits.
+
+    :ivar pids: processes, where the flavor has no ``zun:pids_limit``
+    :ivar disk: the number of the disk whose I/O can be bounded, as `disk_of` returns it
+    """
+
+    pids: int
+    disk: str | None = None
+
+
+def limits(flavor: typing.Any, defaults: Defaults, use: cores.Use) -> cgroup.Limits:
     """Return the limits that a flavor sets for the sum of a sandbox's containers.
 
-    ``quota:cpu_quota`` and ``quota:cpu_period`` are, as elsewhere in nova, for one VCPU.
+    ``quota:cpu_quota`` and ``quota:cpu_period`` are, as elsewhere in nova, for one VCPU; a
+    negative quota is none, and a period of 0 is as if there were none.
 
-    :param pids_limit: where the flavor has no ``zun:pids_limit``
-    :param cpus: the cores that sandboxes share, None for all
+    :param use: the sandbox's cores; those of its own take no quota unless the flavor has one
     :raises nova.exception.InvalidInput: an extra spec is not a number that can be
     """
     specs = flavor.extra_specs or {}
-    period = _number(specs, 'quota:cpu_period', cgroup.PERIOD, _PERIODS)
-    quota = _number(specs, 'quota:cpu_quota', period, range(_MIN_QUOTA, 2**40))
+    period = _number(specs, 'quota:cpu_period', 0, _PERIODS, none=range(1)) or cgroup.PERIOD
+    asked = _number(specs, 'quota:cpu_quota', 0, _QUOTAS, none=range(-(2**63), 0))
+    quota = (asked or period) * flavor.vcpus
+    unlimited = asked < 0 or (use.own and not asked)
     shares = min(1024 * flavor.vcpus, _SHARES[-1])
     return cgroup.Limits(
-        quota=quota * flavor.vcpus,
+        quota=None if unlimited else quota,
         period=period,
         shares=_number(specs, 'quota:cpu_shares', shares, _SHARES),
         memory=flavor.memory_mb << 20,
-        pids=_number(specs, 'zun:pids_limit', pids_limit, range(_MIN_PIDS, 2**22 + 1)),
-        cpus=cpus,
+        pids=_number(specs, 'zun:pids_limit', defaults.pids, range(_MIN_PIDS, 2**22 + 1)),
+        cpus=use.cpus,
+        io=_io(specs, defaults.disk),
     )
 
 
-def _number(specs: Mapping[str, str], key: str, default: int, allowed: range) -> int:
+def _io(specs: Mapping[str, str], disk: str | None) -> cgroup.Io | None:
+    """Return the bounds of block I/O; ``quota:disk_total_*`` has nothing to correspond to."""
+    amounts = {
+        field: _number(specs, f'quota:disk_{name}_sec', 0, range(1, 2**63), none=range(1)) or None
+        for field, name in (
+            ('read_bytes', 'read_bytes'),
+            ('write_bytes', 'write_bytes'),
+            ('read_requests', 'read_iops'),
+            ('write_requests', 'write_iops'),
+        )
+    }
+    return cgroup.Io(device=disk, **amounts) if disk and any(amounts.values()) else None
+
+
+def _number(
+    specs: Mapping[str, str], key: str, default: int, allowed: range, none: range = range(0)
+) -> int:
+    """Return an extra spec's number.
+
+    :param none: the numbers, beside those allowed, that say that there is no limit
+    """
     text = specs.get(key)
     if text is None:
         return default
     try:
         value = int(text)
     except ValueError:
-        value = -1
-    if value not in allowed:
+        value = None
+    if value is None or (value not in allowed and value not in none):
         raise exception.InvalidInput(
             reason=f"the flavor's extra spec {key}={text} must be a number from {allowed[0]} "
             f'to {allowed[-1]}'
@@ -67,16 +102,23 @@ def _number(specs: Mapping[str, str], key: str, default: int, allowed: range) ->
     return value
 
 
-def shared_cpus() -> str | None:
-    """Return the cores of ``[compute] cpu_shared_set`` as a kernel's list; None for all."""
-    shared = hardware.get_cpu_shared_set()
-    return ','.join(str(cpu) for cpu in sorted(shared)) if shared else None
+def disk_of(path: str, devices: pathlib.Path = pathlib.Path('/sys/dev/block')) -> str | None:
+    """Return the number of the disk that holds a path, as in ``8:0``; None where no one does.
+
+    The kernel counts the I/O of whole disks, and knows no bounds for a partition.
+    """
+    number = pathlib.Path(path).stat().st_dev
+    entry = devices / f'{os.major(number)}:{os.minor(number)}'
+    if not entry.exists():
+        return None
+    real = entry.resolve()
+    return ((real.parent if (real / 'partition').exists() else real) / 'dev').read_text().strip()
 
 
 def vcpus(facts: host.Facts) -> int:
-    """Return how many cores sandboxes may use."""
-    shared = hardware.get_cpu_shared_set()
-    return len(shared) if shared else facts.cpus
+    """Return how many cores sandboxes share."""
+    shared = cores.shared()
+    return facts.cpus if shared is None else len(shared)
 
 
 def disk_gb(path: str) -> tuple[int, int, int]:
@@ -123,7 +165,9 @@ def _memory_used_mb() -> int:
     return (fields_kb['MemTotal'] - fields_kb.get('MemAvailable', fields_kb['MemFree'])) >> 10
 
 
-def available(facts: host.Facts, name: str, sandboxes: int) -> dict[str, typing.Any]:
+def available(
+    facts: host.Facts, machine: list[cores.Node], name: str, sandboxes: int
+) -> dict[str, typing.Any]:
     """Return the host's resources as nova's resource tracker takes them.
 
     :param name: of the hypervisor
@@ -144,7 +188,7 @@ def available(facts: host.Facts, name: str, sandboxes: int) -> dict[str, typing.
         'hypervisor_version': facts.version,
         'hypervisor_hostname': name,
         'cpu_info': json.dumps(cpu_info()),
-        'numa_topology': None,
+        'numa_topology': cores.topology(machine)._to_json(),
         'supported_instances': [
             (architecture, fields.HVType.DOCKER, fields.VMMode.EXE),
         ],
@@ -164,6 +208,7 @@ def inventory(
         orc.VCPU: vcpus(facts),
         orc.MEMORY_MB: facts.memory_mb,
         orc.DISK_GB: disk_gb(facts.data_root)[0],
+        orc.PCPU: len(cores.dedicated()),
     }
     return {
         resource: {
@@ -171,8 +216,10 @@ def inventory(
             'min_unit': 1,
             'max_unit': total,
             'step_size': 1,
-            'allocation_ratio': ratios[resource],
-            'reserved': reserved[resource],
+            # A core of one's own is not shared, whatever the options say.
+            'allocation_ratio': ratios.get(resource, 1.0) if resource != orc.PCPU else 1.0,
+            'reserved': reserved.get(resource, 0),
         }
         for resource, total in totals.items()
+        if total  # placement has no word for nothing
     }

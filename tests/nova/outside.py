@@ -19,7 +19,7 @@ import os_vif.exception
 from nova import conf
 
 from tests.unit.virt import fakes
-from zun_virt import privsep, sandbox
+from zun_virt import cores, privsep, sandbox
 
 CONF = conf.CONF
 
@@ -73,6 +73,7 @@ class Outside(fixtures.Fixture):
             'zun_virt.events._STOPPED_SECONDS': 0.3,
             # nova forbids tests to ask what machine they run on.
             'zun_virt.resources.cpu_info': lambda: {'arch': 'x86_64'},
+            'zun_virt.cores.nodes': _machine,
         }
         for name, owner in (
             ('interfaces.plug', _runner),
@@ -298,3 +299,17 @@ def _holder(device):
         for candidate in _HOSTS.values()
         if device in candidate.kernel.devices or device in candidate.switch.ports
     )
+
+
+def _machine(memory_mb):
+    """Return a machine of 16 cores."""
+    cpus = range(16)
+    return [
+        cores.Node(
+            id=0,
+            cpus=frozenset(cpus),
+            memory_mb=memory_mb,
+            siblings=tuple(frozenset({cpu}) for cpu in cpus),
+            socket=0,
+        )
+    ]

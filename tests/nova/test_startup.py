@@ -47,10 +47,11 @@ class RestartTestCase(base.CloudTestCase):
             error = self.assertRaises(exception.InvalidConfiguration, self.restart)
         self.assertIn('No sandboxes on this host', str(error))
 
-    def test_dedicated_cores_are_refused(self):
-        self.flags(cpu_dedicated_set='0', group='compute')
-        error = self.assertRaises(exception.InvalidConfiguration, self.restart)
-        self.assertIn('cpu_dedicated_set', str(error))
+    def test_cores_that_cannot_be_had_stop_the_service(self):
+        for shared, dedicated in (('0-3', '3-5'), ('0', '77')):
+            self.flags(cpu_shared_set=shared, cpu_dedicated_set=dedicated, group='compute')
+            error = self.assertRaises(exception.InvalidConfiguration, self.restart)
+            self.assertIn('cpu_dedicated_set', str(error))
 
     def test_a_new_host_with_somebody_elses_containers(self):
         self.box.add_stranger()

@@ -48,6 +48,7 @@ def make_instance(**changes):
         'image_ref': '',
         'task_state': None,
         'migration_context': None,
+        'numa_topology': None,
     }
     instance = objects.Instance(flavor=objects.Flavor(**flavor), **(fields | changes))
     instance.info_cache = objects.InstanceInfoCache(network_info=model.NetworkInfo([]))

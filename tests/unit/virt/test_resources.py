@@ -1,14 +1,17 @@
 """What flavors ask for and what hosts offer."""
 
+import os
+
 import pytest
 from nova import exception
 
-from tests.unit.virt.conftest import CONF, make_instance
-from zun_virt import host, resources
+from tests.unit.virt.conftest import make_instance
+from zun_virt import cgroup, cores, host, resources
 
 
 def limits(**flavor):
-    return resources.limits(make_instance(**flavor).flavor, 4096, None)
+    defaults = resources.Defaults(pids=4096, disk='8:0')
+    return resources.limits(make_instance(**flavor).flavor, defaults, cores.Use(None))
 
 
 @pytest.mark.parametrize(
@@ -30,7 +33,22 @@ def limits(**flavor):
         ),
         (
             {'extra_specs': {'quota:cpu_shares': '77', 'zun:pids_limit': '100', 'other': 'x'}},
-            {'shares': 77, 'pids': 100},
+            {'shares': 77, 'pids': 100, 'io': None},
+        ),
+        ({'extra_specs': {'quota:cpu_quota': '-1'}}, {'quota': None, 'cores': None}),
+        ({'vcpus': 1, 'extra_specs': {'quota:cpu_period': '0'}}, {'quota': 100_000}),
+        (
+            {
+                'extra_specs': {
+                    'quota:disk_read_bytes_sec': '1000',
+                    'quota:disk_write_iops_sec': '20',
+                    'quota:disk_read_iops_sec': '0',
+                    'quota:disk_total_bytes_sec': '5',
+                    'quota:vif_inbound_average': '5',
+                    'quota:made_up': 'x',
+                }
+            },
+            {'io': cgroup.Io(device='8:0', read_bytes=1000, write_requests=20)},
         ),
     ],
 )
@@ -44,7 +62,8 @@ def test_limits(flavor, expected):
     [
         {'zun:pids_limit': '3'},
         {'zun:pids_limit': 'many'},
-        {'quota:cpu_quota': '-1'},
+        {'quota:cpu_quota': '999'},
+        {'quota:disk_read_bytes_sec': '-1'},
         {'quota:cpu_period': '10000000'},
         {'quota:cpu_shares': '1'},
     ],
@@ -84,18 +103,50 @@ def test_inventory():
     assert found['DISK_GB']['reserved'] == 2
 
 
-def test_shared_cpus_are_what_sandboxes_get():
-    assert resources.shared_cpus() is None
-    CONF.set_override('cpu_shared_set', '0-2,5', group='compute')
-    try:
-        assert resources.shared_cpus() == '0,1,2,5'
-        assert resources.vcpus(FACTS) == 4
-    finally:
-        CONF.clear_override('cpu_shared_set', group='compute')
+def test_where_the_kernel_bounds_no_io_nothing_is_bounded():
+    specs = {'quota:disk_read_bytes_sec': '1000'}
+    flavor = make_instance(extra_specs=specs).flavor
+    found = resources.limits(flavor, resources.Defaults(pids=99), cores.Use(None))
+    assert found.io is None
+
+
+def test_own_cores_take_no_quota_but_the_flavors():
+    use = cores.Use('2,3', own=True)
+    defaults = resources.Defaults(pids=99)
+    found = resources.limits(make_instance(vcpus=2).flavor, defaults, use)
+    assert (found.quota, found.cpus, found.cores) == (None, '2,3', 2.0)
+    flavor = make_instance(vcpus=2, extra_specs={'quota:cpu_quota': '50000'}).flavor
+    assert resources.limits(flavor, defaults, use).cores == 1.0
+
+
+@pytest.mark.parametrize(
+    ('block', 'files', 'expected'),
+    [
+        ('sda', ['dev'], '8:0'),
+        ('sda/sda1', ['dev', 'partition'], '8:0'),
+        (None, [], None),
+    ],
+)
+def test_the_disk_of_a_path(tmp_path, block, files, expected):
+    number = tmp_path.stat().st_dev
+    (tmp_path / 'numbers').mkdir()
+    if block:
+        place = tmp_path / 'block' / block
+        place.mkdir(parents=True)
+        for name in files:
+            (place / name).write_text('8:1\n' if 'partition' in files else '8:0\n')
+        (tmp_path / 'block' / 'sda' / 'dev').write_text('8:0\n')
+        (tmp_path / 'numbers' / f'{os.major(number)}:{os.minor(number)}').symlink_to(place)
+    assert resources.disk_of(str(tmp_path), tmp_path / 'numbers') == expected
 
 
 def test_available():
-    found = resources.available(FACTS, 'node1', 3)
+    found = resources.available(
+        FACTS,
+        [cores.Node(id=0, cpus=frozenset({0}), memory_mb=9, siblings=(frozenset({0}),))],
+        'node1',
+        3,
+    )
     assert found['hypervisor_hostname'] == 'node1'
     assert found['hypervisor_type'] == 'docker'
     assert found['hypervisor_version'] == 20_010_024
