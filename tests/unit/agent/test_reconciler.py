@@ -6,7 +6,7 @@ import uuid
 import pytest
 
 from tests.unit.agent.fakes import HOST, World
-from zun_agent import decision, errors, restarts
+from zun_agent import decision, errors, networks, restarts
 from zun_agent.models import Status, now
 from zun_agent.store import Store
 from zun_virt import sandbox as contract
@@ -594,6 +594,19 @@ class TestSandbox:
         container = world.settle(world.container(world.box(addresses=(address,))))
         assert container.status == Status.RUNNING
         assert [one['addr'] for one in container.addresses['n']] == ['10.0.0.5']
+
+    @pytest.mark.parametrize('state', [State.STOPPED, State.PAUSED])
+    def test_addresses_follow_while_nothing_runs(self, world, box, running, monkeypatch, state):
+        monkeypatch.setattr(
+            world.sandboxes, 'addresses', lambda sandbox: networks.addresses(sandbox, ())
+        )
+        address = contract.Address(
+            network_id='n', port_id='p', mac='m', address='10.0.0.9', prefix_length=24, version=4
+        )
+        world.write(box, state=state, addresses=(address,))
+        world.look(box.instance_id)
+        (shown,) = world.store.container(running).addresses['n']
+        assert shown['addr'] == '10.0.0.9'
 
     @pytest.mark.parametrize('text', ['{', '{"version": 99}'])
     def test_a_record_that_cannot_be_used(self, world, box, running, text):
