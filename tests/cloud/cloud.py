@@ -92,16 +92,22 @@ class Workspace:
         flavor: str = SMALL,
         image: str = SANDBOX_IMAGE,
         networks: list[dict[str, str]] | str | None = None,
+        host: str | None = None,
         wait: bool = True,
         **spec: typing.Any,
     ) -> str:
         """Make a server, a sandbox unless said otherwise, and return its id.
 
         :param networks: as Nova takes them; the network `private` by default
+        :param host: the compute host on which it shall be, which only an operator may say
         """
         if networks is None:
             networks = [{'uuid': network_id(self.user, 'private')}]
-        server = self.user.compute.create_server(
+        compute = self.user.compute
+        if host:
+            compute = self.admin.sdk.connect_as_project(self.user.name).compute
+            spec['availability_zone'] = f'nova:{host}'
+        server = compute.create_server(
             name=name or self.name('box'),
             image_id=self.user.image.find_image(image, ignore_missing=False).id,
             flavor_id=self.user.compute.find_flavor(flavor, ignore_missing=False).id,

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cloud import cloud, host, settings
+from tests.cloud import cloud, host, hosts, settings
 from tests.cloud.waiting import wait_until
 
-WATCHED_LOGS = ('zun-agent', 'nova-compute')
+WATCHED_LOGS = ('zun-agent', 'nova-compute', 'zun-agent-2', 'nova-compute-2')
 CLEAN_AGAIN = 30.0  # seconds for what deletion does after the API has said yes
 
 
@@ -25,6 +25,15 @@ def pytest_configure(config: pytest.Config) -> None:
     for module in ('zunclient', 'openstack', 'keystoneauth1', 'docker', 'os_service_types'):
         config.addinivalue_line('filterwarnings', f'ignore:::{module}')
     config.addinivalue_line('markers', 'faults: services are killed in the middle of their work')
+    config.addinivalue_line('markers', 'two_hosts: needs `tools/allinone up --hosts 2`')
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what one host cannot show."""
+    if not hosts.there_are_two():
+        for item in items:
+            if item.get_closest_marker('two_hosts'):
+                item.add_marker(pytest.mark.skip(reason='needs tools/allinone up --hosts 2'))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -70,8 +79,37 @@ def _assert_clean(before: dict[str, set[str]]) -> None:
     )
 
 
+@pytest.fixture(autouse=True, scope='session')
+def second_host_rests(admin: cloud.User) -> Iterator[None]:
+    """Let every sandbox be made on the first host, but by tests of two hosts."""
+    _second_host(admin, in_service=False)
+    yield
+    _second_host(admin, in_service=True)
+
+
 @pytest.fixture(autouse=True, scope='module')
-def module_leaves_nothing(admin: cloud.User) -> Iterator[None]:
+def second_host_in_service(
+    request: pytest.FixtureRequest, admin: cloud.User, second_host_rests: None
+) -> Iterator[None]:
+    """Put it into service for a module with ``pytestmark = pytest.mark.two_hosts``."""
+    wanted = request.node.get_closest_marker('two_hosts') is not None
+    if wanted:
+        _second_host(admin, in_service=True)
+    yield
+    if wanted:
+        _second_host(admin, in_service=False)
+
+
+def _second_host(admin: cloud.User, *, in_service: bool) -> None:
+    if not hosts.there_are_two():
+        return
+    for service in admin.compute.services(binary='nova-compute', host=hosts.second().name):
+        change = admin.compute.enable_service if in_service else admin.compute.disable_service
+        change(service)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def module_leaves_nothing(admin: cloud.User, second_host_in_service: None) -> Iterator[None]:
     """Compare before and after what the tests of a module share."""
     before = host.look()
     yield

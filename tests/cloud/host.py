@@ -17,7 +17,7 @@ import docker
 import docker.models.containers
 import pymysql
 
-from tests.cloud import settings
+from tests.cloud import hosts, settings
 from zun_virt import sandbox as contract
 
 Container = docker.models.containers.Container
@@ -249,7 +249,7 @@ def look() -> dict[str, set[str]]:
     }
     for what, statement in ROWS.items():
         seen[what] = {str(row[0]) for row in query(statement)}
-    return seen
+    return {**seen, **hosts.look()}
 
 
 def left_behind(before: dict[str, set[str]]) -> dict[str, list[str]]:

@@ -61,11 +61,14 @@ def listeners(conf: settings.Settings) -> list[str]:
 
 
 def devices(conf: settings.Settings) -> list[str]:
-    """Bridges, devices and network namespaces."""
+    """Bridges, devices, rules and network namespaces."""
     found = [f'bridge {name} of Open vSwitch' for name in _run('ovs-vsctl', 'list-br').split()]
     for link in json.loads(_run('ip', '-json', 'link', 'show') or '[]'):
-        if link['ifname'].startswith(('tap', 'br-', 'qr-', 'qg-', 'qvo', 'qvb')):
+        if link['ifname'].startswith(('tap', 'br-', 'qr-', 'qg-', 'qvo', 'qvb', 'zun-')):
             found.append(f'network device {link["ifname"]}')
+    for rule in _run('iptables', '-t', 'nat', '-S').splitlines():
+        if 'zun-allinone' in rule:
+            found.append(f'rule {rule}')
     for name in _run('ip', 'netns', 'list').splitlines():
         if name.startswith(('qdhcp-', 'qrouter-', 'ovnmeta-')):
             found.append(f'network namespace {name}')
@@ -99,7 +102,7 @@ def files(conf: settings.Settings) -> list[str]:
     for line in pathlib.Path('/proc/self/mounts').read_text().splitlines():
         if line.split()[1].startswith(f'{directory}/'):
             found.append(f'mount {line.split()[1]}')
-    for pattern in ('*/zun', 'zun', 'zun*.slice', '*/zun*.slice'):
+    for pattern in ('*/zun', '*/zun-second', 'zun', 'zun*.slice', '*/zun*.slice'):
         found += [f'control group {path}' for path in glob.glob(f'/sys/fs/cgroup/{pattern}')]
     return found
 

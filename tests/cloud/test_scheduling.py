@@ -62,6 +62,7 @@ def vm_host(module_leaves_nothing: None, admin: User) -> Iterator[str]:
     wait_until(f'{name} up', up, timeout=60)
     yield name
     settings.allinone('vm-host', 'down')
+    assert not list(admin.compute.services(host=name))
 
 
 @pytest.mark.usefixtures('vm_host')

@@ -188,9 +188,8 @@ def seed_images(cloud: Any) -> None:
         )
 
 
-def seed_hosts(cloud: Any) -> None:
+def seed_host(cloud: Any, host: str) -> None:
     """The aggregate that keeps other servers off the hosts of sandboxes."""
-    host = setting('HOST')
     nova = cloud.compute
     hypervisor = wait(
         f'compute host {host}',
@@ -218,12 +217,42 @@ def seed_cloud(cloud: Any) -> None:
     seed_flavors(cloud)
     seed_images(cloud)
     seed_networks(cloud)
-    seed_hosts(cloud)
+    seed_host(cloud, setting('HOST'))
+
+
+def seed_second(cloud: Any) -> None:
+    """The second host, when all that it needs is there."""
+    host = setting('SECOND_HOST')
+    wait(
+        f'Open vSwitch agent of {host}',
+        lambda: any(agent.is_alive for agent in cloud.network.agents(host=host)),
+    )
+    seed_host(cloud, host)
+
+
+def forget_host(cloud: Any, host: str) -> None:
+    """The records of a host that runs no more.
+
+    :raises openstack.exceptions.ConflictException: servers are on it
+    """
+    for aggregate in cloud.compute.aggregates():
+        if host in (aggregate.hosts or []):
+            cloud.compute.remove_host_from_aggregate(aggregate, host)
+    for service in cloud.compute.services(host=host):
+        cloud.compute.delete_service(service)
+    for agent in cloud.network.agents(host=host):
+        cloud.network.delete_agent(agent)
 
 
 def main() -> None:
     """Runs the part that the command line names."""
-    parts = {'identity': seed_identity, 'cloud': seed_cloud}
+    parts = {
+        'identity': seed_identity,
+        'cloud': seed_cloud,
+        'second': seed_second,
+        'no-vm-host': lambda cloud: forget_host(cloud, setting('VM_HOST')),
+        'no-second': lambda cloud: forget_host(cloud, setting('SECOND_HOST')),
+    }
     parts[sys.argv[1]](openstack.connect(cloud='admin'))
 
 

@@ -66,7 +66,7 @@ stop() {
             sleep 0.1
         done
         case $name in
-            dockerd | containerd) ! running "$name" || kill -KILL "$pid" || true ;;
+            dockerd* | containerd*) ! running "$name" || kill -KILL "$pid" || true ;;
             *) pkill -KILL -s "$pid" || true ;;
         esac
     fi
@@ -83,6 +83,13 @@ wait_for() {
         sleep 0.2
     done
     fail "$LOG/$name.log" "$name did not answer within $seconds s"
+}
+
+# joined NAME: whether nova-compute, since its last start, listens for work. It says so at debug.
+joined() {
+    # not through a pipe, which tac would find closed
+    awk '/Join ServiceGroup membership/ {found = 1; exit}
+        /^=== / {exit} END {exit !found}' < <(tac "$LOG/$1.log")
 }
 
 # http_up URL: any answer below 500 shows a service that works.

@@ -9,10 +9,11 @@ stage_config() {
     render glance-api.conf | put "$ETC/glance/glance-api.conf"
     render nova.conf | put "$ETC/nova/nova.conf"
     render nova-policy.yaml | put "$ETC/nova/policy.yaml"
-    for name in neutron.conf ml2_conf.ini openvswitch_agent.ini l3_agent.ini dhcp_agent.ini \
-        metadata_agent.ini; do
+    for name in neutron.conf ml2_conf.ini l3_agent.ini dhcp_agent.ini metadata_agent.ini; do
         render $name | put "$ETC/neutron/$name"
     done
+    BRIDGE_MAPPINGS=public:br-ex TUNNEL_IP=$TUNNEL_HERE render openvswitch_agent.ini |
+        put "$ETC/neutron/openvswitch_agent.ini"
     render zun-agent.conf | put "$ETC/zun/zun-agent.conf" 640 zun
     config_cinder
     config_compute "$HOST"
@@ -23,7 +24,8 @@ stage_config() {
     render zun-wrapper | put "$BIN/zun" 755
 }
 
-# config_compute HOST: the directories and the file of one nova-compute.
+# config_compute HOST: the directories and the file of one nova-compute, whose address is
+# $COMPUTE_IP.
 config_compute() {
     local COMPUTE_HOST=$1 COMPUTE_STATE=$STATE/nova-compute-$1
     local COMPUTE_CONF=$ETC/nova-compute-$1/nova.conf

@@ -23,7 +23,7 @@ make_directories() {
 }
 
 stage_users() {
-    local user
+    local user host
     getent group docker >/dev/null || groupadd --system docker
     getent group zun >/dev/null || groupadd --system zun
     for user in nova zun; do
@@ -38,9 +38,11 @@ stage_users() {
     install -d -o nova -g zun -m 2775 "$SANDBOX_STATE"
     # The lines that an operator installs, with this cloud's paths in the place of theirs. In a
     # sudoers regular expression a dot of a path is escaped.
-    sed -e "s|/usr/bin/privsep-helper|$VENV/bin/privsep-helper|" \
-        -e "s|/etc/nova/nova\\\\.conf|$(regex_of "$ETC/nova-compute-$HOST/nova.conf")|" \
-        "$REPO/etc/sudoers.d/zun-virt" >"$RUN/sudoers"
+    for host in "$HOST" "$SECOND_HOST"; do
+        sed -e "s|/usr/bin/privsep-helper|$VENV/bin/privsep-helper|" \
+            -e "s|/etc/nova/nova\\\\.conf|$(regex_of "$ETC/nova-compute-$host/nova.conf")|" \
+            "$REPO/etc/sudoers.d/zun-virt"
+    done >"$RUN/sudoers"
     visudo -c -q -f "$RUN/sudoers" # a broken file there breaks sudo for everyone
     put "$SUDOERS" 440 <"$RUN/sudoers"
 }
@@ -55,13 +57,16 @@ stage_openvswitch() {
     fi
     ovs-vsctl --timeout=10 \
         --may-exist add-br br-ex -- set bridge br-ex datapath_type=netdev \
+        -- --may-exist add-br br-vtep -- set bridge br-vtep datapath_type=netdev \
         -- --may-exist add-br br-int -- set bridge br-int datapath_type=netdev fail_mode=secure
     if [ -z "$(ovs-vsctl get-manager)" ]; then # os-vif in nova-compute is not root
         ovs-vsctl --timeout=10 set-manager "ptcp:$OVSDB_PORT:$IP"
         touch "$STATE/set.manager"
     fi
     ip addr replace "$PUBLIC_GATEWAY/${PUBLIC_CIDR#*/}" dev br-ex
+    ip addr replace "$TUNNEL_HERE/30" dev br-vtep
     ip link set br-ex up
+    ip link set br-vtep up
 }
 
 # A switch that starts again makes the DHCP and L3 agents' devices anew, outside the namespaces

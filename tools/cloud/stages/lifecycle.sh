@@ -8,15 +8,15 @@ cmd_status() {
     [ -e "$OWNED" ] || die "there is no cloud in $ALLINONE_DIR"
     # shellcheck disable=SC2059
     printf "$line" SERVICE PID STATE PORT LOG
-    for name in "${BACKENDS[@]}" openvswitch "${SERVICES[@]}" nova-compute-vm; do
+    for name in "${BACKENDS[@]}" openvswitch "${SERVICES[@]}" nova-compute-vm "${SECOND_SERVICES[@]}"; do
         pid=-
         if running "$name"; then
             state=running
             read -r pid _ <"$RUN/$name.pid"
         elif found_running "$name"; then
             state='as found'
-        elif [ "$name" = nova-compute-vm ] && [ ! -e "$RUN/$name.pid" ]; then
-            continue # only on request
+        elif only_on_request "$name"; then
+            continue
         else
             state=stopped rc=1
         fi
@@ -24,6 +24,14 @@ cmd_status() {
         printf "$line" "$name" "$pid" "$state" "${PORTS[$name]:--}" "$LOG/$name.log"
     done
     return $rc
+}
+
+only_on_request() {
+    case $1 in
+        nova-compute-vm) [ ! -e "$RUN/$1.pid" ] ;;
+        *-2) ! second_wanted ;;
+        *) false ;;
+    esac
 }
 
 # What belongs to the machine and was used as it is.
@@ -56,15 +64,15 @@ cmd_down() {
 
 # stop_services SECONDS: all but the engine and the switch; those that others need come last.
 stop_services() {
-    stop_all "$1" nova-compute nova-compute-vm zun-agent
-    stop_all "$1" "${SERVICES[@]}" memcached registry
+    stop_all "$1" nova-compute nova-compute-vm zun-agent nova-compute-2 zun-agent-2
+    stop_all "$1" neutron-ovs-agent-2 "${SERVICES[@]}" memcached registry
     stop_all 20 rabbitmq mariadb
     ERL_EPMD_ADDRESS=$IP epmd -port "$EPMD_PORT" -kill >/dev/null 2>&1 || true
 }
 
 stop_engine() {
-    stop dockerd 20
-    stop containerd 10
+    stop_all 20 dockerd dockerd-2
+    stop_all 10 containerd containerd-2
 }
 
 cmd_destroy() {
@@ -75,7 +83,8 @@ cmd_destroy() {
     lock
     local began=$SECONDS
     mkdir -p "$LOG" "$RUN"
-    stop_all 2 nova-compute nova-compute-vm zun-agent
+    stop_all 2 nova-compute nova-compute-vm zun-agent nova-compute-2 zun-agent-2
+    ! second_wanted || { forget_second; forget_rules; } 2>>"$LOG/destroy.log"
     destroy_containers
     stop_services 2
     destroy_networks
@@ -120,7 +129,7 @@ destroy_networks() {
     local bridge
     forget_namespaces
     ovs-vsctl --timeout=5 show >/dev/null 2>&1 || return 0
-    for bridge in br-int br-tun br-ex; do ovs-vsctl --timeout=10 --if-exists del-br $bridge; done
+    for bridge in br-int br-tun br-ex br-vtep; do ovs-vsctl --timeout=10 --if-exists del-br $bridge; done
     [ ! -e "$STATE/set.manager" ] || ovs-vsctl --timeout=10 del-manager
     [ ! -e "$STATE/started.openvswitch" ] ||
         /usr/share/openvswitch/scripts/ovs-ctl stop >>"$LOG/destroy.log" 2>&1

@@ -4,7 +4,7 @@
 # seed PART: with the settings that seed.py reads, under names of their own.
 seed() {
     local name
-    for name in IP PASSWORD REGION HOST PLACEMENT_PORT GLANCE_PORT NEUTRON_PORT NOVA_PORT \
+    for name in IP PASSWORD REGION HOST VM_HOST SECOND_HOST PLACEMENT_PORT GLANCE_PORT NEUTRON_PORT NOVA_PORT \
         CINDER_PORT AGENT_PORT PUBLIC_CIDR PUBLIC_GATEWAY PRIVATE_CIDR PAUSE_ARCHIVE; do
         export "CLOUD_$name=${!name}"
     done

@@ -49,6 +49,7 @@ start_service() {
             start "$1" "$stamp" "${AS[@]}" "$VENV/bin/zun-agent" \
                 --config-file "$ETC/zun/zun-agent.conf" ;;
         containerd | dockerd | registry) start_engine "$1" ;;
+        *-2) start_second "$1" ;;
         *) die "no service $1" ;;
     esac
 }
@@ -57,7 +58,7 @@ start_engine() {
     case $1 in
         containerd) start "$1" - containerd ;;
         dockerd)
-            forget_dead_docker
+            forget_dead_docker /var/run/docker.pid
             start "$1" - dockerd --live-restore --registry-mirror="http://$REGISTRY" \
                 --containerd /run/containerd/containerd.sock ;;
         registry) start "$1" "$(stamp_of "$ETC/registry.yml")" \
@@ -65,11 +66,10 @@ start_engine() {
     esac
 }
 
-# dockerd does not start where the process of its pid file is a zombie, which pid 1 of a container
+# forget_dead_docker FILE: dockerd does not start where the process of its pid file is a zombie, which pid 1 of a container
 # may not reap.
 forget_dead_docker() {
-    local file=/var/run/docker.pid
-    [ ! -e $file ] || [ -n "$(pid_started "$(cat $file)")" ] || rm -f $file
+    [ ! -e "$1" ] || [ -n "$(pid_started "$(cat "$1")")" ] || rm -f "$1"
 }
 
 start_api() {
@@ -109,13 +109,17 @@ start_compute() {
     start "$1" "$stamp" "${AS[@]}" "$VENV/bin/nova-compute" --config-file "$conf"
 }
 
-# answers NAME: waits for a service that is asked over HTTP, and for the engine.
+# answers NAME: waits for a service that is asked over HTTP, for an engine, and for nova-compute:
+# a server that one is given before it listens fails.
 answers() {
     case $1 in
         keystone | placement | glance | neutron-api | nova-api | nova-metadata | cinder-api | zun-agent)
             wait_for 90 "$1" http_up "http://$IP:${PORTS[$1]}/" ;;
         registry) wait_for 30 "$1" http_up "http://$REGISTRY/v2/" ;;
         dockerd) wait_for 60 "$1" docker_up ;;
+        dockerd-2) DOCKER_HOST=$SECOND_DOCKER wait_for 60 "$1" docker_up ;;
+        zun-agent-2) wait_for 90 "$1" http_up "http://$LINK_THERE:$AGENT_PORT/" ;;
+        nova-compute*) wait_for 90 "$1" joined "$1" ;;
     esac
 }
 
@@ -137,5 +141,5 @@ stage_services() {
         cinder-scheduler cinder-volume zun-agent; do
         start_service $name
     done
-    for name in glance neutron-api nova-api cinder-api zun-agent; do answers $name; done
+    for name in glance neutron-api nova-api cinder-api zun-agent nova-compute; do answers $name; done
 }

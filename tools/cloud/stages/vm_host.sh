@@ -6,7 +6,7 @@ cmd_vm_host() {
     lock
     case $1 in
         up) run_stage vm-host ;;
-        down) stop nova-compute-vm ;;
+        down) run_stage no-vm-host ;;
         *) usage >&2; exit 2 ;;
     esac
 }
@@ -15,7 +15,14 @@ stage_vm_host() {
     COMPUTE_DRIVER=fake.PredictableNodeUUIDDriver config_compute "$VM_HOST"
     pretend_network_agent "$VM_HOST"
     start_service nova-compute-vm
+    answers nova-compute-vm
     wait_for 60 nova-compute-vm compute_enabled "$VM_HOST"
+}
+
+# Refused while servers are on it: Nova would never delete them without a nova-compute.
+stage_no_vm_host() {
+    stop nova-compute-vm
+    seed no-vm-host
 }
 
 # Neutron binds a port only where it knows a network agent to be alive. A second Open vSwitch agent
