@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 import typing
 from collections.abc import Callable
 
 from oslo_log import log as logging
 
 from zun_agent import networks
+from zun_agent.models import Container
 from zun_agent.sandboxes import Sandboxes
 from zun_agent.store import Store
 from zun_virt import sandbox as contract
@@ -28,9 +30,12 @@ class Claims:
         store: Store,
         sandboxes: Sandboxes,
         local: contract.SandboxStore,
-        wake: Callable[[str], None],
+        wake: Callable[[Container, float], None],
     ) -> None:
-        """Call `wake` with the uuid of each container for which something may have changed."""
+        """Call `wake` with each container for which something may have changed.
+
+        Its second argument is when the container was read, as `time.monotonic` counts.
+        """
         self._host = host
         self._store = store
         self._sandboxes = sandboxes
@@ -73,10 +78,9 @@ class Claims:
             self._wake_all(sandbox_id)
             if not self._claim(record):
                 return RETRY
-        if record.state == State.READY:
-            self._expect_addresses(record)
-        self._wake_all(sandbox_id)
-        if record.state in (State.READY, State.PAUSED, State.STOPPED):
+        ready = record.state == State.READY
+        self._wake_all(sandbox_id, record if ready else None)
+        if ready or record.state in (State.PAUSED, State.STOPPED):
             self._learn_addresses(record)
         return None
 
@@ -116,20 +120,24 @@ class Claims:
         if claim is not None and claim.host == self._host:
             self._store.release_sandbox(sandbox_id)
 
-    def _wake_all(self, sandbox_id: str) -> bool:
+    def _wake_all(self, sandbox_id: str, ready: contract.Sandbox | None = None) -> bool:
+        since = time.monotonic()
         containers = self._store.containers_in(sandbox_id)
+        if ready is not None:
+            self._expect_addresses(ready, containers)
         for container in containers:
-            self._wake(container.uuid)
+            self._wake(container, since)
         return bool(containers)
 
-    def _expect_addresses(self, record: contract.Sandbox) -> None:
+    def _expect_addresses(
+        self, record: contract.Sandbox, containers: typing.Sequence[Container]
+    ) -> None:
         """Have new containers show their addresses as soon as they run.
 
         What Neutron has to be asked for, their subnets, comes a little later.
         """
         if record.instance_id in self._addresses:
             return
-        containers = self._store.containers_in(record.instance_id)
         if not any(container.addresses for container in containers):
             self._addresses[record.instance_id] = (None, networks.addresses(record, ()))
 

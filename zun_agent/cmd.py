@@ -46,6 +46,10 @@ imported never ends in the eyes of `Thread.join`. paramiko is docker's, for ssh:
 costs 8 MiB of memory.
 """
 
+SWITCH_INTERVAL = 0.001
+"""Seconds after which a thread lets others run: each answer of Docker's or of the store has
+a thread that waits for its turn, five times as long by default."""
+
 STORE_RETRY = 3.0
 """Seconds between two attempts to reach the store at start."""
 
@@ -71,7 +75,7 @@ class Agent:
             conf, self.store, self.runtime, self.sandboxes, drivers, self.sandbox_store
         )
         self.manager = Manager(
-            conf, self.store, self.runtime, self.sandboxes, drivers, self.reconciler.wake
+            conf, self.store, self.runtime, self.sandboxes, drivers, self.reconciler.wake_with
         )
 
 
@@ -79,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the agent until it is told to stop; return its exit status."""
     _keep_out(*UNWANTED)
     _limit_arenas()
+    sys.setswitchinterval(SWITCH_INTERVAL)
     conf = configure(sys.argv[1:] if arguments is None else arguments)
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

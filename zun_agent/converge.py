@@ -67,10 +67,11 @@ class Converger:
         :raises errors.AgentError: a service did not do its part; it may be tried again
         :raises zun_virt.sandbox.SandboxBusy: the driver works on the sandbox
         """
-        container = self._store.container(uuid)
+        container = self._journal.take(uuid) or self._store.container(uuid)
         if container is None or container.sandbox_id is None:
             self._journal.forget(uuid)
             return None
+        self._journal.memory(uuid).generation = container.generation
         view = self._views.look(container)
         if view.record is None and not self._concerns(container, view):
             self._journal.forget(uuid)
@@ -98,10 +99,14 @@ class Converger:
         """Return what Docker shows of the container.
 
         One that is new need not be looked for: should it be there, Docker will say so when
-        it is to be made.
+        it is to be made. One that was just made is as it was made: should it be gone,
+        Docker will say so when it is to start.
         """
         memory = self._journal.memory(container.uuid)
         memory.looked_at = time.time_ns()
+        made, memory.made = memory.made, None if view.ready else memory.made
+        if view.ready and made is not None and made.id == container.docker_id:
+            return made
         new = container.docker_id is None and container.observed_generation == 0
         if new and view.creatable and decision.wants_making(container) and not memory.met:
             return None

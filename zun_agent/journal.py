@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 import typing
 from collections.abc import Callable
 
@@ -10,10 +12,13 @@ from oslo_log import log as logging
 
 from zun_agent.claims import Claims
 from zun_agent.facts import Facts
-from zun_agent.models import Container, Status
+from zun_agent.models import Container, Desired, Status
 from zun_agent.store import Store
 
 LOG = logging.getLogger(__name__)
+
+HANDED_LASTS = 1.0
+"""Seconds for which a record that was handed over spares a look at the store."""
 
 Run = tuple[str, str]
 """One run of a container: its id in Docker, and when that run began."""
@@ -40,22 +45,30 @@ class Memory:
     :ivar looked_at: when it was last looked at in Docker, in nanoseconds since the epoch
     :ivar starting: Docker is just told to start it, and it is looked at afterwards
     :ivar met: Docker has it, although its record does not say so
+    :ivar made: it was just made, and is not started yet
     :ivar killed: the run that a user had killed
     :ivar quick_ends: restarts in a row after which it did not run for long
     :ivar failures: attempts in a row to make or start it
     :ivar questions: how often Nova was asked about its sandbox, in a row
     :ivar asked_for: the generation for which it was
+    :ivar handed: its record, and since when that is true, as somebody had it who woke us
+    :ivar generation: the last for which it was worked on
+    :ivar recorded: when something was last recorded of it, as `time.monotonic` counts
     """
 
     looked_at: int = 0
     starting: bool = False
     met: bool = False
     stop: Stop | None = None
+    made: Facts | None = None
     killed: Run | None = None
     quick_ends: int = 0
     failures: int = 0
     questions: int = 0
     asked_for: int = 0
+    handed: tuple[Container, float] | None = None
+    generation: int = 0
+    recorded: float = 0
 
 
 class Journal:
@@ -73,6 +86,7 @@ class Journal:
         self._claims = claims
         self._settled = settled
         self._memories: dict[str, Memory] = {}
+        self._lock = threading.Lock()
 
     def memory(self, uuid: str) -> Memory:
         """Return what is in mind about a container, to be changed in place."""
@@ -82,6 +96,31 @@ class Journal:
         """Have nothing more in mind about a container that is gone, or another host's."""
         self._memories.pop(uuid, None)
         self._settled(uuid)
+
+    def hand(self, container: Container, since: float) -> None:
+        """Take a record that was just stored or read, so that it is not read again.
+
+        :param since: when its transaction began, as `time.monotonic` counts: whatever was
+            recorded later may not be in it
+        """
+        if container.desired == Desired.DELETED:
+            return  # the end of another may have given it the sandbox meanwhile
+        with self._lock:
+            memory = self.memory(container.uuid)
+            handed = memory.handed
+            if handed is None or handed[0].generation <= container.generation:
+                memory.handed = container, since
+
+    def take(self, uuid: str) -> Container | None:
+        """Return the record that was handed over, once, unless it is out of date."""
+        with self._lock:
+            memory = self._memories.get(uuid)
+            if memory is None or memory.handed is None:
+                return None
+            (container, since), memory.handed = memory.handed, None
+        if container.generation < memory.generation or since <= memory.recorded:
+            return None
+        return container if time.monotonic() - since < HANDED_LASTS else None
 
     def expects(self, uuid: str, action: str, time_ns: int) -> bool:
         """Tell whether news of Docker is no news: its outcome was seen, or will be.
@@ -117,12 +156,16 @@ class Journal:
             return container
         if 'status' in news:
             LOG.info('container %s: %s, was %s', container.uuid, news['status'], container.status)
-        return self._store.observe(
-            container.uuid,
-            done_generation=container.generation if done else None,
-            message='Error' if failed else None,
-            **news,
-        )
+        try:
+            return self._store.observe(
+                container.uuid,
+                known=container,
+                done_generation=container.generation if done else None,
+                message='Error' if failed else None,
+                **news,
+            )
+        finally:
+            self.memory(container.uuid).recorded = time.monotonic()
 
     def give_up(self, container: Container, reason: str, **facts: typing.Any) -> None:
         """Record that what was asked for cannot be had."""

@@ -87,6 +87,12 @@ class Maker:
         self._fetcher.forget(container.uuid)
         if running:
             return self._started(container, facts | {'restart_count': 0})
+        self._journal.memory(container.uuid).made = Facts(
+            id=docker_id,
+            state='created',
+            labels=creation.labels(container, record),
+            resources=creation.resources(container),
+        )
         return self._created(container, facts, record)
 
     def _make(self, container: Container, record: contract.Sandbox) -> str | None:
@@ -207,7 +213,9 @@ class Maker:
             # It ended at once. That it was started is recorded first; how it ended, then.
             facts |= {'status': Status.RUNNING, 'exit_code': None, 'finished_at': None}
         done = decision.pending(container) and container.desired == Desired.RUNNING
-        self._journal.record(container, facts, done=done)
+        if self._journal.record(container, facts, done=done) is None:
+            LOG.info('container %s: its record ended meanwhile, removing it', container.uuid)
+            self._runtime.remove(docker.id)
         return None if docker.alive and container.desired == Desired.RUNNING else 0
 
 

@@ -7,6 +7,7 @@ store, or by the runtime where they ask for what only Docker knows.
 from __future__ import annotations
 
 import datetime
+import time
 import typing
 from collections.abc import Callable
 
@@ -35,12 +36,13 @@ class Manager:
         runtime: Runtime,
         sandboxes: Sandboxes,
         images: Images,
-        wake: Callable[[str], None] = lambda uuid: None,
+        wake: Callable[[Container, float], None] = lambda container, since: None,
     ) -> None:
         """Put the parts together.
 
-        :param wake: is called with the uuid of a container of which something is wanted
-            now; without it the reconciler finds out by itself, some time later
+        :param wake: is called with a container of which something is wanted now, and with
+            when its transaction began, as `time.monotonic` counts; without it the
+            reconciler finds out by itself, some time later
         """
         self._conf = conf
         self._store = store
@@ -109,7 +111,7 @@ class Manager:
 
     def wake(self, container: Container) -> None:
         """Have the reconciler look at a container that another agent took in."""
-        self._wake(container.uuid)
+        self._wake(container, 0)
 
     # Asking Docker
 
@@ -168,10 +170,11 @@ class Manager:
         :param run: whether it is to be started, too
         :raises errors.AgentError: what was asked for is not to be had; see `sandboxes`
         """
+        since = time.monotonic()
         container = self._admission.create(
             context, spec, run=run, action=_action(context, 'run' if run else 'create')
         )
-        self._wake(container.uuid)
+        self._wake(container, since)
         return container
 
     def update(
@@ -333,6 +336,7 @@ class Manager:
         alone: bool = False,
         **changes: typing.Any,
     ) -> Container:
+        since = time.monotonic()
         stored = self._store.request(
             container.uuid,
             action=_action(context, action.partition('_')[0]),
@@ -343,7 +347,7 @@ class Manager:
         LOG.info(
             'container %s: %s is stored as generation %d', stored.uuid, action, stored.generation
         )
-        self._wake(stored.uuid)
+        self._wake(stored, since)
         return stored
 
     def _timeout(self, timeout: int | None) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import typing
 from collections.abc import Callable
 
@@ -71,7 +72,7 @@ class Reconciler:
         self._passing = threading.Event()
         self._foreign: set[str] = set()
         self._fetcher = Fetcher(images, runtime, self.wake, conf.docker.parallel_pulls)
-        self._claims = Claims(conf.host, store, sandboxes, sandbox_store, self.wake)
+        self._claims = Claims(conf.host, store, sandboxes, sandbox_store, self.wake_with)
         locks = SandboxLocks(sandbox_store, min(conf.lock_timeout, LOCK_WAIT))
         self._views = Views(sandbox_store, self._claims, runtime, locks)
         self._journal = Journal(conf.host, store, self._claims, self._fetcher.forget)
@@ -133,6 +134,15 @@ class Reconciler:
         """Have a container looked at now."""
         self._containers.add(container_uuid)
 
+    def wake_with(self, container: Container, since: float) -> None:
+        """Have a container looked at now, of which this is the record.
+
+        :param since: when the transaction that stored or read it began, as
+            `time.monotonic` counts
+        """
+        self._journal.hand(container, since)
+        self.wake(container.uuid)
+
     def wake_sandbox(self, sandbox_id: str) -> None:
         """Have a sandbox looked at now, and the containers in it."""
         self._boxes.add(sandbox_id)
@@ -147,9 +157,10 @@ class Reconciler:
         sandbox_ids |= {claim.sandbox_id for claim in self._store.claims_of(self._conf.host)}
         for sandbox_id in sandbox_ids:
             self.wake_sandbox(sandbox_id)
+        since = time.monotonic()
         ours = self._store.containers_on(self._conf.host)
         for container in (*ours, *self._store.containers_unclaimed()):
-            self.wake(container.uuid)
+            self.wake_with(container, since)
         known = {container.uuid for container in ours}
         for found in self._runtime.list():
             if found.role == contract.ROLE_CONTAINER and found.container_uuid not in known:
@@ -200,12 +211,10 @@ class Reconciler:
             self.wake(uuid)
 
     def _poll(self) -> None:
+        since = time.monotonic()
         for container in self._store.pending_on(self._conf.host):
-            self._wake_if_forgotten(container)
-
-    def _wake_if_forgotten(self, container: Container) -> None:
-        if not self._containers.knows(container.uuid):
-            self.wake(container.uuid)
+            if not self._containers.knows(container.uuid):
+                self.wake_with(container, since)
 
     def _report(self) -> None:
         facts = host.facts(self._runtime.info(), self._store.containers_on(self._conf.host))

@@ -12,6 +12,11 @@ from zun_agent.models import Action, Container, Desired, SandboxClaim, now
 
 Containers: typing.TypeAlias = list[Container]
 
+_COLUMNS = tuple(Container.__table__.columns.keys())
+
+_BLIND = {'synchronize_session': False}
+"""For statements in sessions that hold no object which they could change."""
+
 
 def get(session: Session, uuid: str, *, lock: bool = False) -> Container | None:
     """Return the container with this uuid, or None; locked until the transaction ends."""
@@ -53,18 +58,20 @@ def join(session: Session, container: Container) -> None:
 
     :raises errors.SandboxConflict: it is about to go
     """
-    query = sa.select(Container).where(
+    query = sa.select(Container.uuid, Container.desired, Container.name).where(
         Container.sandbox_id == container.sandbox_id, Container.owns_sandbox
     )
-    for owner in session.scalars(query.with_for_update()):
-        if owner.desired == Desired.DELETED and owner.uuid == owner.sandbox_id:
+    for uuid, desired, name in session.execute(query.with_for_update()):
+        if desired == Desired.DELETED and uuid == container.sandbox_id:
             raise errors.SandboxConflict(
                 f'Sandbox {container.sandbox_id} takes no container: it is being deleted '
-                f'with container {owner.name}.'
+                f'with container {name}.'
             )
-    claim = session.get(SandboxClaim, container.sandbox_id)
-    if claim is not None and claim.project_id == container.project_id:
-        container.host = claim.host
+    claimed = sa.select(SandboxClaim.host).where(
+        SandboxClaim.sandbox_id == container.sandbox_id,
+        SandboxClaim.project_id == container.project_id,
+    )
+    container.host = claimed.scalar_subquery()  # the INSERT looks it up
 
 
 def assign(container: Container, values: dict[str, typing.Any]) -> None:
@@ -78,12 +85,37 @@ def assign(container: Container, values: dict[str, typing.Any]) -> None:
 
 def finish(session: Session, container: Container, generation: int, message: str | None) -> None:
     """Note that all requests up to this generation are carried out."""
-    if container.observed_generation < generation:
-        container.observed_generation = generation
-        end_actions(session, container.uuid, generation, message)
+    news = container.observed_generation < generation
     if container.generation == generation:
         container.task_state = None
         container.operation = None
+    if news:
+        container.observed_generation = generation
+        # Last: it has the container's own UPDATE sent, which shall be one.
+        end_actions(session, container.uuid, generation, message)
+
+
+def change(
+    session: Session, known: Container, values: dict[str, typing.Any], *, done: bool
+) -> Container | None:
+    """Set columns of a container that has no later request than its record `known` has.
+
+    :param done: all that was asked for by then is carried out
+    :returns: the container as it is then; None, and nothing is done, where there is a
+        later request or no such container any more
+    """
+    values = {'updated_at': now(), **values}
+    if done:
+        values |= {
+            'observed_generation': known.generation, 'task_state': None, 'operation': None
+        }  # fmt: skip
+    query = sa.update(Container).where(
+        Container.uuid == known.uuid, Container.generation == known.generation
+    )
+    outcome = session.execute(query.values(values), execution_options=_BLIND)
+    if not rows(outcome):
+        return None
+    return Container(**{name: getattr(known, name) for name in _COLUMNS} | values)
 
 
 def end_actions(session: Session, uuid: str, generation: int | None, message: str | None) -> None:
@@ -91,7 +123,8 @@ def end_actions(session: Session, uuid: str, generation: int | None, message: st
     query = sa.update(Action).where(Action.container_uuid == uuid, Action.finish_time.is_(None))
     if generation is not None:
         query = query.where(Action.generation <= generation)
-    session.execute(query.values(finish_time=now(), message=message))
+    query = query.values(finish_time=now(), message=message)
+    session.execute(query, execution_options=_BLIND)
 
 
 def rows(outcome: sa.Result[typing.Any]) -> int:

@@ -60,12 +60,14 @@ class Store(Registry):
         def work(session: Session) -> Container:
             if container.sandbox_id is not None:
                 records.join(session, container)
+            container.generation = 1
             session.add(container)
             if action is not None:
-                action.container_uuid = container.uuid
-                session.flush()
-                action.generation = container.generation
+                action.container_uuid, action.generation = container.uuid, 1
                 session.add(action)
+            session.flush()
+            if 'host' in sa.inspect(container).unloaded:  # a database without RETURNING
+                session.refresh(container, ['host'])
             return container
 
         try:
@@ -183,6 +185,7 @@ class Store(Registry):
         self,
         uuid: str,
         *,
+        known: Container | None = None,
         expected_generation: int | None = None,
         done_generation: int | None = None,
         message: str | None = None,
@@ -190,6 +193,8 @@ class Store(Registry):
     ) -> Container | None:
         """Record what the reconciler saw of a container, or did.
 
+        :param known: its record as the caller knows it, of which `facts` are the changes:
+            it is not read again as long as no request came since
         :param expected_generation: nothing is written when a request came since
         :param done_generation: all requests up to this generation are carried out: their
             actions end, and ``task_state`` and ``operation`` are cleared unless there is
@@ -203,6 +208,13 @@ class Store(Registry):
             raise ValueError(f'not facts: {sorted(wanted)}')
 
         def work(session: Session) -> Container | None:
+            if known is not None and done_generation in (None, known.generation):
+                done = done_generation is not None
+                changed = records.change(session, known, facts, done=done)
+                if changed is not None:
+                    if done:
+                        records.end_actions(session, uuid, done_generation, message)
+                    return changed
             container = records.get(session, uuid, lock=True)
             if container is None:
                 return None

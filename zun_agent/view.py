@@ -124,8 +124,9 @@ class Views:
                 raise NotYet('the sandbox is not there')
             if record.state not in wanted:
                 raise NotYet(f'the sandbox is {record.state}')
-            if record.state == State.READY:
-                self._verify(record, record.pause)
+            # While its network is being made there is time to look, and later there is not.
+            if not self._verified_now(record, record.pause) and record.state == State.READY:
+                raise NotYet('the sandbox is said to be ready, and is not')
             yield record
 
     def pause_changed(self, sandbox_id: str | None = None) -> None:
@@ -135,10 +136,12 @@ class Views:
         else:
             self._verified.pop(sandbox_id, None)
 
-    def _verify(self, record: contract.Sandbox, said: contract.PauseContainer) -> None:
+    def _verified_now(self, record: contract.Sandbox, said: contract.PauseContainer) -> bool:
+        """Tell whether the pause container is the one that the record speaks of, and runs."""
         if self._verified.get(record.instance_id) == said:
-            return
+            return True
         pause = self._runtime.inspect(said.id)
         if pause is None or said.boot_id != self._boot_id or not is_that(record, pause):
-            raise NotYet('the sandbox is said to be ready, and is not')
+            return False
         self._verified[record.instance_id] = said
+        return True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import os
+import time
 import uuid
 from typing import Any
 
@@ -224,6 +226,26 @@ def test_policy_file_is_heeded(manager: FakeManager, conf: Any, tmp_path: Any) -
     strict = Api(app.build(conf, manager, authenticate))  # type: ignore[arg-type]
     assert strict('POST', '/v1/containers/web/stop').status_code == 403
     assert strict('POST', '/v1/containers/web/pause').status_code == 202
+
+
+@pytest.mark.usefixtures('api')
+def test_policy_file_is_heeded_when_it_changes(
+    manager: FakeManager, conf: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.api.conftest import authenticate
+    from zun_agent.api import app, policies
+
+    path = tmp_path / 'policy.yaml'
+    path.write_text('"container:stop": "!"\n')
+    os.utime(path, (1, 1))
+    conf.set_override('policy_file', str(path), 'oslo_policy')
+    manager.add(name='web')
+    api = Api(app.build(conf, manager, authenticate))  # type: ignore[arg-type]
+    assert api('POST', '/v1/containers/web/stop').status_code == 403
+    path.write_text('"container:stop": ""\n')
+    assert api('POST', '/v1/containers/web/stop').status_code == 403  # within a second
+    monkeypatch.setattr(policies, 'monotonic', lambda: time.monotonic() + 2)
+    assert api('POST', '/v1/containers/web/stop').status_code == 202
 
 
 # --- list

@@ -75,8 +75,13 @@ class Host:
         self.nova = Nova()
         self.woken: list[str] = []
         self.manager = Manager(
-            conf, self.store, Docker(), self.nova, Images(), self.woken.append  # type: ignore[arg-type]
-        )  # fmt: skip
+            conf,
+            self.store,
+            Docker(),  # type: ignore[arg-type]
+            self.nova,  # type: ignore[arg-type]
+            Images(),  # type: ignore[arg-type]
+            lambda container, since: self.woken.append(container.uuid),
+        )
 
     def converge(self) -> None:
         """Do what the reconciler would, as if all went well."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import time
 import typing
+from time import monotonic
 
 from oslo_policy import policy
 
 from zun_agent import errors
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from oslo_config import cfg
 
     from zun_agent.api.context import Context
@@ -179,15 +181,23 @@ _FILE_CHECK_INTERVAL = 1.0
 
 
 class _Enforcer(policy.Enforcer):
-    """Sees a change of the policy file within a second, not within each question."""
+    """Sees a change of the policy file within a second, not within each question.
+
+    :ivar answers: given since then; one user's requests ask much the same
+    """
 
     _next_check = 0.0
 
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        super().__init__(conf)
+        self.answers: dict[Hashable, bool] = {}
+
     def load_rules(self, force_reload: bool = False) -> None:
         """Read the file if it changed, unless it was looked at just now."""
-        if force_reload or time.monotonic() >= self._next_check:
+        if force_reload or monotonic() >= self._next_check:
             super().load_rules(force_reload)
-            self._next_check = time.monotonic() + _FILE_CHECK_INTERVAL
+            self.answers = {}
+            self._next_check = monotonic() + _FILE_CHECK_INTERVAL
 
 
 class Policy:
@@ -207,7 +217,14 @@ class Policy:
         """
         if target is None:
             target = {'project_id': context.project_id, 'user_id': context.user_id}
-        return bool(self._enforcer.authorize(rule, target, context.credentials()))
+        credentials = context.credentials()
+        self._enforcer.load_rules()
+        answers = self._enforcer.answers
+        told = (*target.values(), *credentials.values())
+        key = (rule, *(tuple(each) if isinstance(each, list) else each for each in told))
+        if key not in answers:
+            answers[key] = bool(self._enforcer.authorize(rule, target, credentials))
+        return answers[key]
 
     def authorize(
         self, context: Context, rule: str, target: dict[str, typing.Any] | None = None

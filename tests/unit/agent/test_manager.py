@@ -84,7 +84,12 @@ def agent(cloud, store, tmp_path):
     )
     made.sandboxes = Sandboxes(conf, local)
     made.manager = Manager(
-        conf, store, made.runtime, made.sandboxes, made.images, made.woken.append
+        conf,
+        store,
+        made.runtime,
+        made.sandboxes,
+        made.images,
+        lambda container, since: made.woken.append(container.uuid),
     )
     return made
 

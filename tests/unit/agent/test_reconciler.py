@@ -1,6 +1,7 @@
 """The way of containers through their life, with Docker and Nova in memory."""
 
 import datetime
+import time
 import uuid
 
 import pytest
@@ -44,6 +45,78 @@ def test_run(world, box):
     assert world.actions(container.uuid) == {'run': (True, None)}
 
 
+@pytest.fixture
+def reads(world, monkeypatch):
+    """Uuids of the containers that the store was asked for."""
+    asked, ask = [], world.store.container
+    monkeypatch.setattr(world.store, 'container', lambda uuid: asked.append(uuid) or ask(uuid))
+    return asked
+
+
+def hand(world, uuid, since=None, **changes):
+    """Hand a record over as a request does that just stored it, and forget that it was read."""
+    since = time.monotonic() if since is None else since
+    (record,) = [one for one in world.store.containers_on(HOST) if one.uuid == uuid]
+    for name, value in changes.items():
+        setattr(record, name, value)
+    world.agent.wake_with(record, since)
+
+
+def test_who_is_handed_a_record_does_not_read_it(world, box, reads):
+    uuid = world.container(box)
+    hand(world, uuid)
+    assert world.agent.converge(uuid) is None
+    assert reads == []
+    assert world.store.container(uuid).status == Status.RUNNING
+    assert world.actions(uuid) == {'run': (True, None)}
+
+
+def test_a_record_is_handed_over_for_once(world, running, reads):
+    hand(world, running)
+    world.agent.converge(running)
+    world.agent.converge(running)
+    assert reads == [running]
+
+
+@pytest.mark.parametrize(
+    'case', ['recorded since', 'worked on since', 'too old', 'being deleted', 'superseded']
+)
+def test_a_record_that_may_be_out_of_date_is_read_again(world, box, reads, case):
+    uuid = world.container(box)
+    if case in ('recorded since', 'worked on since'):
+        since = time.monotonic()
+        world.settle(uuid)
+        if case == 'worked on since':
+            world.request(uuid, 'update')
+            world.agent.converge(uuid)
+            hand(world, uuid, generation=1)
+        else:
+            hand(world, uuid, since, status=Status.CREATING, docker_id=None)
+    elif case == 'too old':
+        hand(world, uuid, time.monotonic() - 60, desired='created')
+    elif case == 'being deleted':
+        world.request(uuid, 'delete')
+        hand(world, uuid)
+    else:
+        world.request(uuid, 'update')
+        hand(world, uuid)
+        hand(world, uuid, generation=1, desired='created')
+    reads.clear()
+    world.agent.converge(uuid)
+    assert bool(reads) is (case != 'superseded')
+    if case != 'being deleted':
+        assert world.store.container(uuid).status == Status.RUNNING
+    assert world.runtime.calls.count('create') == 2 - (case == 'being deleted')
+
+
+def test_a_container_whose_record_ended_while_it_was_made_is_removed(world, box):
+    uuid = world.container(box)
+    hand(world, uuid)
+    world.store.remove_container(uuid)
+    world.agent.converge(uuid)
+    assert world.docker(uuid) is None
+
+
 def test_create_does_not_start(world, box):
     container = world.settle(world.container(box, run=False))
     assert container.status == Status.CREATED
@@ -58,6 +131,34 @@ def test_created_while_building_and_started_when_ready(world):
     assert 'start' not in world.runtime.calls[2:]
     world.write(box, state=State.READY)
     assert world.settle(uuid).status == Status.RUNNING
+
+
+def test_nothing_is_looked_for_between_ready_and_the_start(world, monkeypatch):
+    box = world.box(State.BUILDING)
+    uuid = world.container(box)
+    world.settle(uuid)
+    world.look(box.instance_id)
+    world.local.write(box.replace(state=State.READY))
+    looks, before = [], []
+    inspect, start = world.runtime.inspect, world.runtime.start
+    monkeypatch.setattr(world.runtime, 'inspect', lambda name: looks.append(name) or inspect(name))
+    monkeypatch.setattr(
+        world.runtime, 'start', lambda docker_id: (before.extend(looks), start(docker_id))
+    )
+    assert world.agent.converge(uuid) is None
+    assert world.store.container(uuid).status == Status.RUNNING
+    assert before == []
+
+
+def test_a_container_that_went_before_its_start_is_made_again(world):
+    box = world.box(State.BUILDING)
+    uuid = world.container(box)
+    world.settle(uuid)
+    world.runtime.remove(world.docker(uuid).id)
+    world.write(box, state=State.READY)
+    for _ in range(4):
+        world.agent.converge(uuid)
+    assert world.store.container(uuid).status == Status.RUNNING
 
 
 def test_nothing_is_made_before_the_pause_container(world):

@@ -203,6 +203,35 @@ def test_observe_writes_facts_and_ends_what_is_done(store):
     assert messages == {'req-1': None, 'req-2': 'Error'}
 
 
+def test_observe_of_a_known_container_is_as_of_one_that_is_read(store):
+    known = store.add_container(container(task_state='container_creating'), action())
+    seen = store.observe(
+        known.uuid, known=known, done_generation=1, status=Status.RUNNING, addresses={'n': []}
+    )
+    stored = store.container(known.uuid)
+    for found in (seen, stored):
+        assert (found.status, found.addresses, found.task_state) == ('Running', {'n': []}, None)
+        assert (found.id, found.generation, found.observed_generation) == (known.id, 1, 1)
+    assert seen.updated_at == stored.updated_at is not None
+    assert known.status == 'Creating'  # what the caller has stays what it was
+    (ended,) = store.actions(known.uuid)
+    assert ended.finish_time is not None
+
+
+def test_observe_of_a_known_container_leaves_a_later_request_alone(store):
+    known = store.add_container(container(), action())
+    store.request(
+        known.uuid, action=action('kill', 'req-2'), operation={'op': 'kill'}, task_state='x'
+    )
+    seen = store.observe(known.uuid, known=known, done_generation=1, status=Status.RUNNING)
+    assert (seen.status, seen.generation, seen.observed_generation) == ('Running', 2, 1)
+    assert (seen.task_state, seen.operation) == ('x', {'op': 'kill'})
+    ended = {a.request_id: a.finish_time is not None for a in store.actions(known.uuid)}
+    assert ended == {'req-1': True, 'req-2': False}
+    store.remove_container(known.uuid)
+    assert store.observe(known.uuid, known=known, status=Status.STOPPED) is None
+
+
 def test_observe_does_not_write_over_a_later_request(store):
     made = container()
     store.add_container(made)
