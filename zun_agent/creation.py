@@ -83,6 +83,7 @@ def labels(container: Container, sandbox: contract.Sandbox) -> dict[str, str]:
         contract.LABEL_ROLE: contract.ROLE_CONTAINER,
         contract.LABEL_CONTAINER: container.uuid,
         contract.LABEL_INCARNATION: sandbox.incarnation,
+        contract.LABEL_NAME: container.name or '',
     }
 
 
@@ -114,6 +115,9 @@ def host_config(
         },
         **resources(container),
     }
+    size = container.disk or sandbox.limits.disk_gb
+    if size and sandbox.limits.disk_enforced:
+        config['StorageOpt'] = {'size': f'{size}G'}
     if settings.runtime:
         config['Runtime'] = settings.runtime
     return config

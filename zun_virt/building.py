@@ -6,6 +6,7 @@ They speak of servers as nova does; what becomes of that on the host is `lifecyc
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Any
 
 import nova.conf
@@ -122,7 +123,9 @@ class Building(Plugging):
 
     def _record(self, instance: Any, limits: cgroup.Limits) -> sandbox.Sandbox:
         parent = sandbox.cgroup_parent(instance.uuid, self._cgroup_driver)
-        return lifecycle.describe(instance, limits, self._name, parent)
+        record = lifecycle.describe(instance, limits, self._name, parent)
+        enforced = dataclasses.replace(record.limits, disk_enforced=self._defaults.disk_quota)
+        return record.replace(limits=enforced)
 
     def _limits(self, instance: Any, flavor: Any = None) -> cgroup.Limits:
         """Return the limits of a server's sandbox.

@@ -56,6 +56,7 @@ def at_start(facts: host.Facts) -> resources.Defaults:
     return resources.Defaults(
         pids=CONF.zun_virt.pids_limit,
         disk=resources.disk_of(facts.data_root) if facts.cgroup_version == 2 else None,
+        disk_quota=no_disk_quota(facts) is None,
     )
 
 

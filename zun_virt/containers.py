@@ -6,7 +6,7 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 
-from zun_virt import pause, sandbox
+from zun_virt import sandbox
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,12 @@ class Container:
     @property
     def nova_name(self) -> str:
         """The name by which nova's driver interface knows the sandbox."""
-        return self.labels.get(pause.LABEL_NAME, self.name)
+        return self.labels.get(sandbox.LABEL_NAME, self.name)
+
+    @property
+    def user_name(self) -> str:
+        """The name that its user knows it by, as far as Docker was told."""
+        return self.labels.get(sandbox.LABEL_NAME) or self.container_id or self.name
 
     @property
     def container_id(self) -> str | None:

@@ -30,7 +30,9 @@ def _novas_words() -> Iterator[None]:
         yield
     except host.HostUnavailable as error:
         raise exception.HypervisorUnavailable(str(error)) from error
-    except (host.HostError, cgroup.CgroupError, sandbox.SandboxError, OSError) as error:
+    except cgroup.CgroupError as error:
+        raise exception.NovaException(f"The sandbox's limits cannot be set: {error}") from error
+    except (host.HostError, sandbox.SandboxError, OSError) as error:
         # The last is the file system's, where the sandbox's directory is.
         raise exception.NovaException(str(error)) from error
 

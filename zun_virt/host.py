@@ -240,9 +240,12 @@ class Host:
                     return
 
     def log_tail(self, container: str, lines: int) -> bytes:
-        """Return the last lines a container wrote, both of its streams together."""
+        """Return the last lines a container wrote, both of its streams together.
+
+        Each begins with the time at which it was written, and a blank.
+        """
         with _translated(f'Reading the log of container {container}'):
-            data: bytes = self._client.logs(container, tail=lines, timestamps=False)
+            data: bytes = self._client.logs(container, tail=lines, timestamps=True)
         return data
 
     def image_id(self, name: str) -> str | None:

@@ -8,9 +8,6 @@ import typing
 
 from zun_virt import sandbox
 
-LABEL_NAME = 'org.openstack.zun.name'
-"""Label of the pause container: the name by which nova's driver interface knows it."""
-
 _OOM_SCORE = -998
 """The kernel ends what scores lowest last: after all that runs in the sandbox."""
 
@@ -83,5 +80,5 @@ def _labels(record: sandbox.Sandbox, name: str) -> dict[str, str]:
         sandbox.LABEL_ROLE: sandbox.ROLE_PAUSE,
         sandbox.LABEL_INCARNATION: record.incarnation,
         sandbox.LABEL_HOST: record.host,
-        LABEL_NAME: name,
+        sandbox.LABEL_NAME: name,
     }

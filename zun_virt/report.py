@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from nova import objects
 from oslo_log import log as logging
@@ -15,6 +17,8 @@ LOG = logging.getLogger(__name__)
 
 _CONSOLE_LINES = 200
 _CONSOLE_BYTES = 100_000
+_STAMP = re.compile(rb'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S*')
+_DISK = ('read_bytes', 'read_requests', 'write_bytes', 'write_requests')
 
 
 def console(docker: host.Host, instance_id: str) -> str | None:
@@ -25,24 +29,35 @@ def console(docker: host.Host, instance_id: str) -> str | None:
     containers = docker.containers(instance_id)
     if not any(container.is_pause for container in containers):
         return None
-    outputs = {}
-    for container in sorted(containers, key=lambda container: container.name):
+    outputs = []
+    for container in sorted(containers, key=lambda container: container.user_name):
         if container.is_pause:
             continue
         try:
-            outputs[container.name] = docker.log_tail(container.id, _CONSOLE_LINES)
+            outputs.append((container.user_name, docker.log_tail(container.id, _CONSOLE_LINES)))
         except host.NotFound:
             LOG.debug('Container %s was removed meanwhile', container.name)
-    return merge(outputs)[-_CONSOLE_BYTES:].decode('latin-1')
+    return merge(outputs, _CONSOLE_BYTES).decode('latin-1')
 
 
-def merge(outputs: Mapping[str, bytes]) -> bytes:
-    """Return every line of the outputs with the name of its container before it."""
-    return b''.join(
-        b'%s: %s\n' % (name.encode(), line)
-        for name, output in outputs.items()
-        for line in output.splitlines()
-    )
+def merge(outputs: Iterable[tuple[str, bytes]], size: int) -> bytes:
+    """Return the lines of several outputs in the order in which they were written.
+
+    :param outputs: names and what `Host.log_tail` returned; the name goes before each line
+    :param size: in bytes, of the last whole lines that are wanted
+    """
+    lines: list[tuple[str, bytes]] = []
+    for name, output in outputs:
+        time_ = ''
+        for line in output.splitlines():
+            stamp, _, text = line.partition(b' ')
+            # A long line comes in parts, of which only the first need have a time.
+            time_, text = (stamp.decode(), text) if _STAMP.fullmatch(stamp) else (time_, line)
+            lines.append((time_, b'%s: %s\n' % (name.encode(), text)))
+    merged = b''.join(text for _, text in sorted(lines, key=lambda line: line[0]))
+    if len(merged) > size:
+        merged = merged[-size:].partition(b'\n')[2]
+    return merged
 
 
 def diagnostics(
@@ -70,24 +85,33 @@ def diagnostics(
     limits = made.record.limits if made else None
     found.memory_details = objects.diagnostics.MemoryDiagnostics(
         maximum=limits.memory_mb if limits else None,
-        used=usage['memory'] >> 20 if 'memory' in usage else None,
+        used=_held(usage) >> 20 if 'memory' in usage else None,
     )
+    # The time is of all cores together.
     found.add_cpu(id=0, time=usage.get('cpu'))
-    for mac, numbers in traffic.items():
-        found.add_nic(
-            mac_address=mac,
-            **{
-                f'{way}_{theirs}': numbers[f'{way}_{ours}']
-                for way in ('rx', 'tx')
-                for ours, theirs in (
-                    ('bytes', 'octets'),
-                    ('packets', 'packets'),
-                    ('errors', 'errors'),
-                    ('dropped', 'drop'),
-                )
-            },
+    if limits and limits.cpus:
+        found.num_cpus = math.ceil(limits.cpus)
+    if 'read_bytes' in usage:
+        found.add_disk(
+            **{name: usage.get(name) for name in _DISK if name in usage}, errors_count=None
         )
+    for mac, numbers in traffic.items():
+        found.add_nic(mac_address=mac, **_nic(numbers))
     return found
+
+
+def _nic(numbers: Mapping[str, int]) -> dict[str, int]:
+    words = (('bytes', 'octets'), ('packets', 'packets'), ('errors', 'errors'), ('dropped', 'drop'))
+    return {
+        f'{way}_{theirs}': numbers[f'{way}_{ours}']
+        for way in ('rx', 'tx')
+        for ours, theirs in words
+    }
+
+
+def _held(usage: Mapping[str, int]) -> int:
+    """Return the bytes of memory that the kernel could not take back."""
+    return max(0, usage['memory'] - usage.get('reclaimable', 0))
 
 
 def flat_diagnostics(

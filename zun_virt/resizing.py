@@ -92,4 +92,4 @@ def describe(sandboxes: lifecycle.Lifecycle, instance_id: str, limits: sandbox.L
 
 
 def _named(container: Container) -> str:
-    return f'container {container.container_id or container.name}'
+    return f'container {container.user_name}'

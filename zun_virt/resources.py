@@ -34,10 +34,12 @@ class Defaults:
 
     :ivar pids: processes, where the flavor has no ``zun:pids_limit``
     :ivar disk: the number of the disk whose I/O can be bounded, as `disk_of` returns it
+    :ivar disk_quota: whether Docker can bound what a container writes outside of volumes
     """
 
     pids: int
     disk: str | None = None
+    disk_quota: bool = False
 
 
 def limits(flavor: typing.Any, defaults: Defaults, use: cores.Use) -> cgroup.Limits:

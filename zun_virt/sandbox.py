@@ -41,6 +41,10 @@ LABEL_INCARNATION = 'org.openstack.zun.incarnation'
 LABEL_HOST = 'org.openstack.zun.host'
 """Label of the pause container: the nova host name that owns it."""
 
+LABEL_NAME = 'org.openstack.zun.name'
+"""Label of a user's container: the name that it had when it was made.  That of a pause
+container is the name by which nova's driver interface knows the sandbox."""
+
 ROLE_PAUSE = 'pause'
 ROLE_CONTAINER = 'container'
 
@@ -117,12 +121,15 @@ class Limits:
     :ivar memory_mb: MiB
     :ivar pids: processes and threads
     :ivar disk_gb: GiB, as the flavor says
+    :ivar disk_enforced: whether Docker can hold what a container writes outside of volumes to
+        it, each for itself
     """
 
     cpus: float | None
     memory_mb: int | None
     pids: int | None
     disk_gb: int | None = None
+    disk_enforced: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -263,14 +263,16 @@ class LifeTestCase(base.CloudTestCase):
 
     def test_the_console_shows_what_the_sandbox_wrote(self):
         server = self.create()
-        mine = sandbox.container_name(self.box.add_user_container(server['id']))
-        self.box.write_log(mine, 'grüße\n'.encode())
+        container_id = self.box.add_user_container(server['id'])
+        self.box.write_log(sandbox.container_name(container_id), 'grüße\n'.encode())
 
         answer = self.api.api_post(
             f'/servers/{server["id"]}/action', {'os-getConsoleOutput': {'length': 10}}
         )
         # nova itself knows no letter outside of ASCII; what matters is that it gets through.
-        self.assertEqual(f'{mine}: gr\ufffd\ufffd\ufffd\ufffde\n', answer.body['output'])
+        self.assertEqual(
+            f'c-{container_id[:8]}: gr\ufffd\ufffd\ufffd\ufffde\n', answer.body['output']
+        )
 
     def test_diagnostics(self):
         server = self.create()

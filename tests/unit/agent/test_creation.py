@@ -91,6 +91,27 @@ def test_limits(cpu, memory, expected):
     assert tuple(found.values()) == expected
 
 
+@pytest.mark.parametrize(
+    ('own', 'sandboxs', 'enforced', 'size'),
+    [
+        (3, 10, True, '3G'),
+        (None, 10, True, '10G'),
+        (None, None, True, None),
+        (3, 10, False, None),
+    ],
+)
+def test_what_it_may_write_where_docker_can_hold_it_to_that(own, sandboxs, enforced, size):
+    limits = contract.Limits(cpus=1, memory_mb=64, pids=9, disk_gb=sandboxs, disk_enforced=enforced)
+    body = creation.build_create(
+        container(disk=own), record().replace(limits=limits), 'image:tag', SETTINGS
+    )
+    assert body['HostConfig'].get('StorageOpt') == ({'size': size} if size else None)
+
+
+def test_it_bears_the_name_that_its_user_gave_it():
+    assert build(name='web')['Labels'][contract.LABEL_NAME] == 'web'
+
+
 def test_a_sandbox_without_a_pause_container_is_none():
     with pytest.raises(ValueError, match='no pause container'):
         creation.build_create(container(), record(pause=None), 'i', SETTINGS)

@@ -226,7 +226,11 @@ class FakeDocker:
 
     def logs(self, name, tail='all', timestamps=False):
         self._call('logs', name)
-        return self.outputs.get(self._find(name)['Id'], b'')
+        lines = self.outputs.get(self._find(name)['Id'], b'').splitlines(keepends=True)
+        return b''.join(
+            b'2026-11-21T07:44:%02d.000000000Z %s' % (number, line)
+            for number, line in enumerate(lines)
+        )
 
     def inspect_image(self, name):
         self._call('inspect_image', name)
@@ -617,6 +621,7 @@ class FakeMachine:
                     sandbox.LABEL_SANDBOX: instance_id,
                     sandbox.LABEL_ROLE: sandbox.ROLE_CONTAINER,
                     sandbox.LABEL_CONTAINER: container_id,
+                    sandbox.LABEL_NAME: f'c-{container_id[:8]}',
                 },
                 'HostConfig': {
                     'NetworkMode': f'container:{pause}',

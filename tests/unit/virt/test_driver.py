@@ -489,7 +489,8 @@ def test_console_output_is_all_containers_lines(zun, machine, vif):
     name = sandbox.container_name(container_id)
     machine.docker.outputs[machine.docker.named(name)['Id']] = 'grüß\ngott\n'.encode()
     output = zun.get_console_output(None, instance)
-    assert output.encode('latin-1').decode() == f'{name}: grüß\n{name}: gott\n'
+    called = f'c-{container_id[:8]}'
+    assert output.encode('latin-1').decode() == f'{called}: grüß\n{called}: gott\n'
     with pytest.raises(exception.InstanceNotFound):
         zun.get_console_output(None, make_instance())
 
@@ -499,8 +500,16 @@ def test_diagnostics_tell_what_is_used(zun, machine, vif):
     parent = record(machine, instance).cgroup_parent.lstrip('/')
     directory = machine.kernel.cgroups / 'memory' / parent
     (directory / 'memory.usage_in_bytes').write_text(str(5 << 20))
+    (directory / 'memory.stat').write_text(f'total_cache {1 << 20}\ntotal_shmem 0\n')
+    disk = machine.kernel.cgroups / 'blkio' / parent
+    disk.mkdir(parents=True)
+    (disk / 'blkio.throttle.io_service_bytes_recursive').write_text('8:0 Read 10\n8:0 Write 20\n')
+    (disk / 'blkio.throttle.io_serviced_recursive').write_text('8:0 Read 1\n8:0 Write 2\n')
     found = zun.get_instance_diagnostics(instance)
-    assert (found.memory_details.maximum, found.memory_details.used) == (256, 5)
+    assert (found.memory_details.maximum, found.memory_details.used) == (256, 4)
+    assert found.num_cpus == 2
+    (told,) = found.disk_details
+    assert (told.read_bytes, told.write_bytes, told.write_requests) == (10, 20, 2)
     assert [nic.mac_address for nic in found.nic_details] == [vif['address']]
     assert zun.get_diagnostics(instance)['sandbox_memory'] == 5 << 20
 

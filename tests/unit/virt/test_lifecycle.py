@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.virt import fakes
 from tests.unit.virt.conftest import make_instance
-from zun_virt import cgroup, host, lifecycle, report, sandbox
+from zun_virt import cgroup, host, lifecycle, sandbox
 
 LIMITS = cgroup.Limits(quota=100_000, period=100_000, shares=1024, memory=64 << 20, pids=99)
 
@@ -139,15 +139,3 @@ def test_files_are_readable_for_all_whatever_the_umask(sandboxes, machine, made)
     directory = machine.store.directory(made.instance_id)
     assert {(directory / name).stat().st_mode & 0o777 for name in sandbox.FILE_TARGETS} == {0o644}
     assert (directory / 'sandbox.json').stat().st_mode & 0o777 == 0o660
-
-
-@pytest.mark.parametrize(
-    ('outputs', 'text'),
-    [
-        ({}, b''),
-        ({'a': b''}, b''),
-        ({'a': b'1\n2', 'b': b'3\r\n'}, b'a: 1\na: 2\nb: 3\n'),
-    ],
-)
-def test_merge(outputs, text):
-    assert report.merge(outputs) == text
