@@ -20,6 +20,16 @@ LOG = logging.getLogger(__name__)
 RETRY = 2.0
 """Seconds until Nova is asked again about a sandbox that it has elsewhere."""
 
+RETRY_STOPPED = 10.0
+"""The same for one that is stopped: it may stay so until a migration is confirmed."""
+
+
+class _Held(typing.NamedTuple):
+    """What was claimed, and the run of the sandbox in which that was last made sure of."""
+
+    incarnation: str
+    pause: contract.PauseContainer | None
+
 
 class Claims:
     """The sandboxes that this host has claimed, and what follows from their records."""
@@ -41,13 +51,20 @@ class Claims:
         self._sandboxes = sandboxes
         self._local = local
         self._wake = wake
-        self._held: dict[str, str] = {}
+        self._held: dict[str, _Held] = {}
         self._addresses: dict[str, tuple[object, dict[str, typing.Any]]] = {}
         self._unusable: dict[str, str] = {}
 
     def holds(self, record: contract.Sandbox) -> bool:
-        """Tell whether this host has claimed this incarnation of the sandbox."""
-        return self._held.get(record.instance_id) == record.incarnation
+        """Tell whether this host has claimed this incarnation of the sandbox.
+
+        A new start puts that in question: it may have been on another host meanwhile, and
+        come back.
+        """
+        held = self._held.get(record.instance_id)
+        if held is None or held.incarnation != record.incarnation:
+            return False
+        return record.pause is None or held.pause in (None, record.pause)
 
     def addresses(self, sandbox_id: str | None) -> dict[str, typing.Any] | None:
         """Return a sandbox's addresses as the API shows them; None where not known yet."""
@@ -77,7 +94,9 @@ class Claims:
         if not self.holds(record):
             self._wake_all(sandbox_id)
             if not self._claim(record):
-                return RETRY
+                return RETRY_STOPPED if record.state == State.STOPPED else RETRY
+        elif record.pause is not None:
+            self._held[sandbox_id] = _Held(record.incarnation, record.pause)
         ready = record.state == State.READY
         self._wake_all(sandbox_id, record if ready else None)
         if ready or record.state in (State.PAUSED, State.STOPPED):
@@ -107,7 +126,7 @@ class Claims:
                 LOG.info('sandbox %s: another host was first to claim it', record.instance_id)
                 return False
             LOG.info('sandbox %s: claimed, incarnation %s', record.instance_id, record.incarnation)
-        self._held[record.instance_id] = record.incarnation
+        self._held[record.instance_id] = _Held(record.incarnation, record.pause)
         return True
 
     def _vanished(self, sandbox_id: str) -> None:

@@ -31,8 +31,16 @@ LOST = (
     'The sandbox was made anew, and this container with it: what it had written '
     'outside of volumes is lost.'
 )
+RESTORED = 'The sandbox was made anew from a snapshot, and this container with it.'
+ANEW = frozenset({LOST, RESTORED})
+"""What a container that was made anew goes on telling when it runs."""
+
 SANDBOX_STOPPED = 'Its sandbox is not running; it runs again when the sandbox does.'
+SHELVED = 'Its server is shelved; it runs again when that is unshelved.'
 OUT_OF_MEMORY = 'It ran out of memory, and was killed.'
+
+LIVELY = frozenset({Status.RUNNING, Status.PAUSED, Status.RESTARTING})
+"""Of a container that had a process when it was last looked at, or is to have one soon."""
 
 _STARTING = frozenset(
     {'container_creating', 'container_starting', 'container_rebooting', 'container_unpausing'}
@@ -180,7 +188,7 @@ def _delete(container: Container, docker: Facts | None) -> Step:
 
 def _outlived(container: Container, docker: Facts, view: View) -> Step:
     """Decide on a container whose sandbox was made anew: it can never start again."""
-    was_running = container.status in (Status.RUNNING, Status.PAUSED, Status.RESTARTING)
+    was_running = container.status in LIVELY
     assert view.record is not None  # noqa: S101
     again = wants_run(container) and (
         was_running or container.interrupted or container.uuid in view.record.running
@@ -193,24 +201,44 @@ def _outlived(container: Container, docker: Facts, view: View) -> Step:
 
 def _absent(container: Container, view: View) -> Step:
     """Decide on a container that Docker has not got."""
-    if not wants_making(container):
-        gone = container.status in (Status.RUNNING, Status.PAUSED, Status.RESTARTING)
+    record = view.record
+    assert record is not None  # noqa: S101
+    moved = container.incarnation not in (None, record.incarnation)
+    again = moved and wants_run(container) and container.uuid in record.running
+    if (moved and _ended_unseen(container, record)) or not (again or wants_making(container)):
+        gone = container.status in LIVELY
         facts: dict[str, typing.Any] = {}
         if gone or container.status == Status.CREATING:
             facts = {'status': Status.STOPPED}
         failed = container.desired == Desired.PAUSED
         return Step(facts=facts, done=pending(container), failed=failed)
     facts = {}
-    if container.docker_id is not None and container.status_reason != LOST:
-        facts = {'status_reason': LOST}
+    restored = container.uuid in record.images
+    if container.docker_id is not None and container.status_reason not in ANEW:
+        facts = {'status_reason': RESTORED if restored else LOST}
         if wants_run(container):
             facts['interrupted'] = True
     if not view.creatable:
-        if container.docker_id is None:
+        if container.docker_id is None and not restored:
             return Step(act=Act.PREPARE, facts=facts)
+        if container.status in LIVELY:
+            facts['status'] = Status.STOPPED
         return Step(facts=facts)
     act = Act.RUN if wants_run(container) and view.ready else Act.CREATE
     return Step(act=act, facts=facts)
+
+
+def _ended_unseen(container: Container, record: contract.Sandbox) -> bool:
+    """Tell whether it had ended when its sandbox was stopped, and nobody recorded that.
+
+    :param record: of the sandbox that was made anew; it names what ran, if anything did
+    """
+    return (
+        bool(record.running)
+        and container.uuid not in record.running
+        and container.status == Status.RUNNING
+        and not start_asked(container)
+    )
 
 
 def _restart(
@@ -327,7 +355,7 @@ def observed(
         facts['started_at'] = docker.started_at
     if docker.alive:
         facts |= {'exit_code': None, 'finished_at': None}
-        if container.status_reason != LOST:
+        if container.status_reason not in ANEW:
             facts['status_reason'] = None
     elif docker.state in ('exited', 'dead'):
         facts |= {'exit_code': docker.exit_code, 'finished_at': docker.finished_at}
@@ -337,7 +365,7 @@ def observed(
             facts['status_reason'] = reason
     elif container.status == Status.ERROR:
         facts['status'] = Status.ERROR  # Docker shows one whose start failed as created
-    elif container.status_reason != LOST:
+    elif container.status_reason not in ANEW:
         facts['status_reason'] = None
     return facts
 

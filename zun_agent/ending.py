@@ -29,6 +29,9 @@ NOVA_LAST = 10.0
 NOVA_COMING = 2.0
 """Seconds that a new sandbox has to appear on a host before Nova is asked what keeps it."""
 
+SHELVED = 10.0
+"""The same where Nova has the server on no host, as it does while one is shelved."""
+
 NOVA_DOUBT = datetime.timedelta(seconds=15)
 """So long a server in ERROR for which Nova names no fault may be made all the same.
 
@@ -203,11 +206,27 @@ class Ender:
                 return self._later(container, first)
             self._not_made(container, server)
             return NOVA_LAST
-        if container.host == self._host and container.status != Status.CREATING:
+        if container.host == self._host:
+            self._away(container, server)
+            first = SHELVED if server.host is None else first
+        return self._later(container, first)
+
+    def _away(self, container: Container, server: Server) -> None:
+        """Record of a container of this host what it means that its sandbox is not there."""
+        if container.status not in decision.LIVELY:
+            return  # it ended, or was never made: that is so wherever its sandbox is
+        if server.status == 'SHELVED_OFFLOADED':
+            facts = {
+                'status': Status.STOPPED,
+                'status_reason': decision.SHELVED,
+                'interrupted': decision.wants_run(container),
+            }
+        elif server.task_state is None:
             reason = 'Nova has its sandbox on this host, where it is not to be found.'
             facts = {'status': Status.UNKNOWN, 'status_reason': reason}
-            self._journal.record(container, facts)
-        return self._later(container, first)
+        else:
+            return  # Nova is at work on it
+        self._journal.record(container, facts)
 
     def _not_made(self, container: Container, server: Server) -> None:
         """Give a container up, until its sandbox should appear all the same."""

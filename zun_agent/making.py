@@ -48,7 +48,10 @@ class Maker:
         """Fetch the image while the sandbox is being made."""
         if step.facts:
             self._journal.record(container, step.facts)
-        if view.record is not None and view.record.project_id == container.project_id:
+        record = view.record
+        if record is None or container.uuid in record.images:
+            return None
+        if record.project_id == container.project_id:
             try:
                 self._fetcher.prepare(container)
             except errors.Invalid as error:
@@ -61,7 +64,8 @@ class Maker:
         """Create the container, and start it right away if that is the step."""
         facts = dict(step.facts)
         try:
-            if not self._fetcher.ready(container):
+            restored = view.record is not None and container.uuid in view.record.images
+            if not restored and not self._fetcher.ready(container):
                 self._wait(container, facts)
                 return None
             with self._views.hold(container, (State.BUILDING, State.READY)) as record:
@@ -98,12 +102,13 @@ class Maker:
     def _make(self, container: Container, record: contract.Sandbox) -> str | None:
         """Create the container in Docker; None when its image is being fetched first."""
         name = contract.container_name(container.uuid)
-        image = self._fetcher.reference(container)
+        restored = record.images.get(container.uuid)
+        image = restored or self._fetcher.reference(container)
         body = creation.build_create(container, record, image, self._settings)
         try:
             return self._runtime.create(name, body)
         except errors.ImageNotFound:
-            if self._fetcher.ready(container, missing=True):
+            if restored or self._fetcher.ready(container, missing=True):
                 raise
             return None
 
@@ -117,7 +122,7 @@ class Maker:
         reason = facts.get('status_reason', container.status_reason)
         facts |= {
             'status': Status.CREATED,
-            'status_reason': reason if reason == decision.LOST else None,
+            'status_reason': reason if reason in decision.ANEW else None,
             'started_at': None,
             'finished_at': None,
         }
@@ -208,7 +213,7 @@ class Maker:
             return 0
         reason = facts.get('status_reason', container.status_reason)
         facts = facts | decision.observed(container, docker)
-        facts['status_reason'] = reason if reason == decision.LOST else None
+        facts['status_reason'] = reason if reason in decision.ANEW else None
         if not docker.alive:
             # It ended at once. That it was started is recorded first; how it ended, then.
             facts |= {'status': Status.RUNNING, 'exit_code': None, 'finished_at': None}

@@ -74,7 +74,7 @@ class Reconciler:
         self._fetcher = Fetcher(images, runtime, self.wake, conf.docker.parallel_pulls)
         self._claims = Claims(conf.host, store, sandboxes, sandbox_store, self.wake_with)
         locks = SandboxLocks(sandbox_store, min(conf.lock_timeout, LOCK_WAIT))
-        self._views = Views(sandbox_store, self._claims, runtime, locks)
+        self._views = Views(conf.host, sandbox_store, self._claims, runtime, locks)
         self._journal = Journal(conf.host, store, self._claims, self._fetcher.forget)
         self._converger = self._steps()
         workers = conf.reconciler.workers or 4 * (os.cpu_count() or 1)

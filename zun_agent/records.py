@@ -98,11 +98,11 @@ def finish(session: Session, container: Container, generation: int, message: str
 def change(
     session: Session, known: Container, values: dict[str, typing.Any], *, done: bool
 ) -> Container | None:
-    """Set columns of a container that has no later request than its record `known` has.
+    """Set columns of a container that has no later request or other host than `known`.
 
     :param done: all that was asked for by then is carried out
-    :returns: the container as it is then; None, and nothing is done, where there is a
-        later request or no such container any more
+    :returns: the container as it is then; None, and nothing is done, where that is
+        not so, or there is no such container any more
     """
     values = {'updated_at': now(), **values}
     if done:
@@ -110,7 +110,9 @@ def change(
             'observed_generation': known.generation, 'task_state': None, 'operation': None
         }  # fmt: skip
     query = sa.update(Container).where(
-        Container.uuid == known.uuid, Container.generation == known.generation
+        Container.uuid == known.uuid,
+        Container.generation == known.generation,
+        Container.host == known.host,
     )
     outcome = session.execute(query.values(values), execution_options=_BLIND)
     if not rows(outcome):

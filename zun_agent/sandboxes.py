@@ -384,6 +384,10 @@ def _check_local(server: Server, record: contract.Sandbox) -> None:
         raise errors.SandboxConflict(
             f'Sandbox {server.name} takes no container: it {_NOT_READY[record.state]}.'
         )
+    if record.held:
+        raise errors.SandboxConflict(
+            f'Sandbox {server.name} takes no container: it is being rescued.'
+        )
 
 
 def _limits(server: Server) -> contract.Limits:

@@ -194,15 +194,15 @@ class Store(Registry):
         """Record what the reconciler saw of a container, or did.
 
         :param known: its record as the caller knows it, of which `facts` are the changes:
-            it is not read again as long as no request came since
+            it is not read again as long as no request came since, and nothing is written
+            when another host has claimed it since
         :param expected_generation: nothing is written when a request came since
         :param done_generation: all requests up to this generation are carried out: their
             actions end, and ``task_state`` and ``operation`` are cleared unless there is
             a later one
         :param message: of the actions that end: None when well, ``Error`` when not
         :param facts: new values of columns; those that say what is wanted are not allowed
-        :returns: the container as it is then, or None where nothing was written because
-            it is gone or `expected_generation` is outdated
+        :returns: the container as it is then, or None where nothing was written
         """
         if wanted := WANTED_FIELDS & facts.keys():
             raise ValueError(f'not facts: {sorted(wanted)}')
@@ -216,9 +216,9 @@ class Store(Registry):
                         records.end_actions(session, uuid, done_generation, message)
                     return changed
             container = records.get(session, uuid, lock=True)
-            if container is None:
+            if container is None or expected_generation not in (None, container.generation):
                 return None
-            if expected_generation not in (None, container.generation):
+            if known is not None and known.host not in (None, container.host):
                 return None
             records.assign(container, facts)
             if done_generation is not None:

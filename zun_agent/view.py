@@ -45,7 +45,7 @@ class View:
         record = self.record
         if record is None or not self.claimed or record.state != State.READY:
             return False
-        if self.gone:
+        if self.gone or record.held:
             return False
         return self.pause is None or is_that(record, self.pause)
 
@@ -56,6 +56,7 @@ class View:
         return (
             record is not None
             and self.claimed
+            and not record.held
             and record.pause is not None
             and record.state in (State.BUILDING, State.READY)
         )
@@ -75,12 +76,17 @@ class Views:
 
     def __init__(
         self,
+        host: str,
         local: contract.SandboxStore,
         claims: Claims,
         runtime: Runtime,
         locks: SandboxLocks,
     ) -> None:
-        """Look at the sandboxes in `local`, of which `claims` tells whose they are."""
+        """Look at the sandboxes in `local`, of which `claims` tells whose they are.
+
+        :param host: this one's name
+        """
+        self._host = host
         self._local = local
         self._claims = claims
         self._runtime = runtime
@@ -97,7 +103,8 @@ class Views:
             return View(record=None, problem=f'Its sandbox cannot be used: {error}')
         if record is None:
             return View(record=None)
-        claimed = record.project_id == container.project_id and self._claims.holds(record)
+        ours = container.host in (None, self._host) and self._claims.holds(record)
+        claimed = ours and record.project_id == container.project_id
         return View(record=record, claimed=claimed)
 
     def with_pause(self, view: View) -> View:
@@ -124,6 +131,8 @@ class Views:
                 raise NotYet('the sandbox is not there')
             if record.state not in wanted:
                 raise NotYet(f'the sandbox is {record.state}')
+            if record.held:
+                raise NotYet('the sandbox is being rescued')
             # While its network is being made there is time to look, and later there is not.
             if not self._verified_now(record, record.pause) and record.state == State.READY:
                 raise NotYet('the sandbox is said to be ready, and is not')

@@ -76,7 +76,13 @@ class Building(Plugging):
     def _stop(self, instance: Any, network_info: Any, timeout: int) -> None:
         self._sandboxes.stop(instance.uuid, timeout, self._unplugging(instance, network_info))
 
-    def _start(self, context: Any, instance: Any, network_info: Any) -> None:
+    def _start(
+        self, context: Any, instance: Any, network_info: Any, *, held: bool | None = None
+    ) -> None:
+        """Start a sandbox, or make sure of the network of one that runs.
+
+        :param held: whether its containers stay stopped; None for as it was told last
+        """
         steps = Steps()
         vifs = list(network_info or ())
         made = self._sandboxes.running(instance.uuid)
@@ -90,6 +96,8 @@ class Building(Plugging):
                 asked = self._record(instance, limits)
                 known = self._sandboxes.record(instance.uuid)
                 record = known.replace(limits=asked.limits) if known else asked
+                if held is not None:
+                    record = record.replace(held=held)
                 made = self._sandboxes.start(record, limits)
                 if made is None:
                     made = self._remake(context, instance, record, limits)

@@ -30,6 +30,7 @@ from zun_virt.inspection import Inspection
 from zun_virt.moving import Moving
 from zun_virt.offering import Offering
 from zun_virt.refusals import Refusals
+from zun_virt.rescuing import Rescuing
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
@@ -38,7 +39,7 @@ conf.register(CONF)
 _DESTROY_SECONDS = 10
 
 
-class ZunDriver(Inspection, Offering, Moving, Refusals, driver.ComputeDriver):
+class ZunDriver(Inspection, Offering, Moving, Rescuing, Refusals, driver.ComputeDriver):
     """Sandboxes: servers that are a place to run containers."""
 
     capabilities = dict(
@@ -171,7 +172,7 @@ class ZunDriver(Inspection, Offering, Moving, Refusals, driver.ComputeDriver):
     ) -> None:
         """Start a sandbox; the agent then starts what ran when it was stopped."""
         building.refuse_volumes(block_device_info)
-        self._start(context, instance, network_info)
+        self._start(context, instance, network_info, held=False)
 
     @in_novas_words
     def reboot(

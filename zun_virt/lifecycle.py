@@ -291,7 +291,7 @@ class Lifecycle:
         """
         users = [container for container in containers if container.container_id]
         running = [user for user in users if user.alive]
-        if record.state in (State.READY, State.PAUSED):
+        if record.state in (State.READY, State.PAUSED) and not record.held:
             ended = self._docker.pause_container(record.instance_id)
             if ended is not None and not ended.pid:
                 others = [user for user in users if not user.alive]

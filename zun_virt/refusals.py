@@ -52,19 +52,6 @@ class Refusals:
         """Refuse volumes."""
         _refuse_volume()
 
-    def rescue(
-        self,
-        context: Any,
-        instance: Any,
-        network_info: Any,
-        image_meta: Any,
-        rescue_password: str,
-        block_device_info: Any,
-        share_info: Any,
-    ) -> NoReturn:
-        """Refuse; a deployment forbids it by policy, since nova calls the result ERROR."""
-        raise exception.NovaException('A sandbox has nothing to be rescued from; rebuild it')
-
     def trigger_crash_dump(self, instance: Any) -> NoReturn:
         """Refuse."""
         raise exception.TriggerCrashDumpNotSupported(

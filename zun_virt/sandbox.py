@@ -24,7 +24,7 @@ import typing
 import uuid
 from collections.abc import Iterator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 LABEL_SANDBOX = 'org.openstack.zun.sandbox'
 """Label of the pause container and of every container in the sandbox: the instance uuid."""
@@ -154,6 +154,9 @@ class Sandbox:
     :ivar incarnation: a uuid, new whenever the pause container is made anew
     :ivar running: ids in the container API of those that ran when the sandbox was
         stopped, and that run again when it starts
+    :ivar held: no container runs for now, although the sandbox does: it is being rescued
+    :ivar images: of a sandbox that comes from a snapshot, Docker's name of the image that
+        takes the place of its own for each container that the snapshot holds
     """
 
     instance_id: str
@@ -170,6 +173,8 @@ class Sandbox:
     addresses: tuple[Address, ...] = ()
     volumes: tuple[str, ...] = ()
     running: tuple[str, ...] = ()
+    held: bool = False
+    images: dict[str, str] = dataclasses.field(default_factory=dict)
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def replace(self, **changes: typing.Any) -> Sandbox:

@@ -83,7 +83,6 @@ CASES = [
 VOLUMES = 'sandboxes have no volumes yet'
 MIGRATION = 'sandboxes do not move while they run'
 CONSOLES = 'a sandbox has no screen and no keyboard'
-RESCUE = 'a sandbox has no disk to rescue; the README disables it by policy'
 SOFT_DELETE = 'nova powers the server off and on instead'
 POWER = 'the machine is not turned off or on through nova'
 
@@ -108,9 +107,6 @@ NOT_APPLYING = {
     'test_host_power_action_shutdown': POWER,
     'test_host_power_action_startup': POWER,
     'test_poll_rebooting_instances': 'a reboot has ended when it returns',
-    'test_rescue': RESCUE,
-    'test_unrescue_rescued_instance': RESCUE,
-    'test_unrescue_unrescued_instance': RESCUE,
     'test_restore_running': SOFT_DELETE,
     'test_restore_soft_deleted': SOFT_DELETE,
     'test_soft_delete': SOFT_DELETE,
@@ -131,8 +127,6 @@ REFUSED_WITH = {
     'test_get_volume_connector': exception.InvalidInput,
     'test_get_volume_connector_storage_ip': exception.InvalidInput,
     'test_swap_volume': exception.InvalidInput,
-    'test_rescue': exception.NovaException,
-    'test_unrescue_rescued_instance': exception.NovaException,
     'test_snapshot_not_running': exception.InstanceInvalidState,
     'test_snapshot_running': exception.InstanceInvalidState,
     'test_trigger_crash_dump': exception.TriggerCrashDumpNotSupported,
@@ -203,7 +197,7 @@ class CompletenessTestCase(test.NoDBTestCase):
         self.assertEqual(CASES, found)
         self.assertEqual(set(), NOT_APPLYING.keys() - set(CASES))
         self.assertEqual(set(), REFUSED_WITH.keys() - NOT_APPLYING.keys())
-        self.assertEqual(31, len(NOT_APPLYING))
+        self.assertEqual(28, len(NOT_APPLYING))
 
     def test_nova_loads_the_driver_from_the_module_that_is_installed_for_it(self):
         # In a wheel it is there; from the source tree nothing is below nova/virt.

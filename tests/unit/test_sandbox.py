@@ -73,7 +73,7 @@ def test_what_has_no_record_reads_as_none(store):
         ('[]', sandbox.SandboxCorrupt),
         ('{"version": 1}', sandbox.SandboxCorrupt),
         ('{"version": "one"}', sandbox.SandboxCorrupt),
-        ('{"version": 2, "anything": "new"}', sandbox.SandboxTooNew),
+        ('{"version": 99, "anything": "new"}', sandbox.SandboxTooNew),
         (b'\xff\xfe', sandbox.SandboxCorrupt),
     ],
 )

@@ -174,18 +174,25 @@ class FakeSandboxes:
 
 
 class World:
-    """One host with an agent whose steps the test takes itself."""
+    """One host with an agent whose steps the test takes itself.
 
-    def __init__(self, path):
+    :ivar host: its name
+    """
+
+    def __init__(self, path, host=HOST, beside=None):
+        """Make a host, in the same cloud as the one `beside` it."""
+        self.host = host
         self.conf = cfg.ConfigOpts()
         options.register(self.conf)
         self.conf([], project='zun', default_config_files=[])
         self.conf.set_override('state_path', str(path))
-        self.conf.set_override('host', HOST)
-        self.store = Store(f'sqlite:///{path}/store.sqlite')
-        self.store.migrate()
+        self.conf.set_override('host', host)
+        self.beside = beside
+        self.store = beside.store if beside else Store(f'sqlite:///{path}/store.sqlite')
+        if beside is None:
+            self.store.migrate()
         self.runtime = FakeRuntime()
-        self.sandboxes = FakeSandboxes()
+        self.sandboxes = beside.sandboxes if beside else FakeSandboxes()
         self.local = contract.SandboxStore(path)
         self.local.prepare()
         self.restart_agent()
@@ -199,7 +206,8 @@ class World:
 
     def close(self):
         self.agent._fetcher.stop()
-        self.store.close()
+        if self.beside is None:
+            self.store.close()
 
     # The driver's part
 
