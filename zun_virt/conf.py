@@ -66,6 +66,26 @@ OPTIONS = [
         'this host, so that running ones follow: fixed addresses, names, subnets, deleted ports. '
         '0 means never; a sandbox then follows at its next start.',
     ),
+    cfg.IntOpt(
+        'recovery_interval',
+        default=60,
+        min=0,
+        help='Seconds between two passes that compare sandboxes with what Nova says of them, '
+        'start again those that were killed, and look for orphans. 0 for no passes; what Docker '
+        'tells of is still acted on.',
+    ),
+    cfg.IntOpt(
+        'orphan_grace',
+        default=600,
+        min=0,
+        help='Seconds for which a sandbox must have belonged to no server of this host before it '
+        'is removed.',
+    ),
+    cfg.BoolOpt(
+        'orphan_dry_run',
+        default=False,
+        help='Only log the sandboxes that belong to no server of this host, and remove none.',
+    ),
     cfg.StrOpt(
         'cgroup_root',
         default='/sys/fs/cgroup',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import typing
 from collections.abc import Mapping
 
@@ -84,3 +85,12 @@ def own_limits(config: Mapping[str, typing.Any]) -> OwnLimits:
     cpus = (config.get('NanoCpus') or 0) / 1e9
     quota, period = config.get('CpuQuota') or 0, config.get('CpuPeriod') or 100_000
     return OwnLimits(cpus=cpus or max(quota, 0) / period, memory=config.get('Memory') or 0)
+
+
+def moment(text: str) -> datetime.datetime:
+    """Return a time as Docker writes it, to the microsecond.
+
+    :raises ValueError: it is none
+    """
+    head, _, fraction = text.removesuffix('Z').partition('.')
+    return datetime.datetime.fromisoformat(f'{head}.{fraction[:6]:0<6}+00:00')

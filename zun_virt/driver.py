@@ -16,17 +16,17 @@ from zun_virt import (
     cgroup,
     checks,
     conf,
-    events,
     image,
     lifecycle,
     network,
-    periodic,
+    privsep,
     sandbox,
 )
 from zun_virt.connector import Connector
 from zun_virt.errors import in_novas_words
 from zun_virt.host import Host, HostError, connect
 from zun_virt.inspection import Inspection
+from zun_virt.minding import Minding
 from zun_virt.moving import Moving
 from zun_virt.offering import Offering
 from zun_virt.refusals import Refusals
@@ -39,7 +39,7 @@ conf.register(CONF)
 _DESTROY_SECONDS = 10
 
 
-class ZunDriver(Inspection, Offering, Moving, Rescuing, Refusals, driver.ComputeDriver):
+class ZunDriver(Inspection, Minding, Offering, Moving, Rescuing, Refusals, driver.ComputeDriver):
     """Sandboxes: servers that are a place to run containers."""
 
     capabilities = dict(
@@ -58,6 +58,7 @@ class ZunDriver(Inspection, Offering, Moving, Rescuing, Refusals, driver.Compute
         """
         config = CONF.zun_virt
         try:
+            privsep.start()
             client = connect(config.docker_url, config.docker_timeout)
             self._host = Host(client, host, config.max_parallel_starts)
             facts = self._host.check()
@@ -75,24 +76,20 @@ class ZunDriver(Inspection, Offering, Moving, Rescuing, Refusals, driver.Compute
                 configured=config.sandbox_image,
             )
             self._images.prepare()
-        except (HostError, OSError, ValueError) as error:
+        except (HostError, OSError, ValueError, privsep.PrivilegedError) as error:
             raise exception.InvalidConfiguration(f'No sandboxes on this host: {error}') from error
         self._name = host
         self._cgroup_driver = facts.cgroup_driver
         self._network = network.Network()
         self._sandboxes = lifecycle.Lifecycle(self._host, self._cgroups, store, config.lock_timeout)
         self._connector = Connector(self.virtapi, self._network, self._sandboxes)
-        self._watcher = events.Watcher(self._host, self._sandboxes, self.emit_event)
-        self._watcher.start()
         self._init_plugging(host)
-        self._passes = periodic.Passes()
+        self._start_minding(host)
         self._passes.add('ports', self._follow_ports, config.port_sync_interval)
-        self._passes.start()
 
     def cleanup_host(self, host: str) -> None:
         """End what `init_host` began."""
-        self._passes.stop()
-        self._watcher.stop()
+        self._stop_minding()
         self._host.close()
 
     # -- making and removing ----------------------------------------------------------

@@ -11,17 +11,17 @@ from nova import thread_pool_factory
 from nova.virt import event as virtevent
 from oslo_log import log as logging
 
-from zun_virt import host, lifecycle, sandbox
+from zun_virt import host, recovery, sandbox
 
 LOG = logging.getLogger(__name__)
 
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 15.0
 _STOPPED_SECONDS = 15
+"""How long after a clean end it is known whether the engine went down with it."""
 
 _TRANSITIONS = {
     'start': virtevent.EVENT_LIFECYCLE_STARTED,
-    'die': virtevent.EVENT_LIFECYCLE_STOPPED,
     'pause': virtevent.EVENT_LIFECYCLE_PAUSED,
     'unpause': virtevent.EVENT_LIFECYCLE_RESUMED,
 }
@@ -33,15 +33,16 @@ class Watcher:
     def __init__(
         self,
         docker: host.Host,
-        sandboxes: lifecycle.Lifecycle,
+        settler: recovery.Recovery,
         emit: Callable[[typing.Any], None],
     ) -> None:
         """Follow the engine once `start` is called.
 
+        :param settler: judges the ends of sandboxes
         :param emit: takes nova's lifecycle events; it may block
         """
         self._docker = docker
-        self._sandboxes = sandboxes
+        self._recovery = settler
         self._emit = emit
         self._later = thread_pool_factory.StaticallyDelayingCancellableTaskExecutorWrapper(
             delay=_STOPPED_SECONDS,
@@ -89,39 +90,34 @@ class Watcher:
             delay = min(delay * 2, _LONGEST_DELAY)
 
     def _look_around(self) -> None:
-        """Note the ends that were not seen: before the start, or with the engine away."""
+        """Settle the ends that were not seen, with the engine away."""
         try:
-            alive = {c.sandbox_id for c in self._docker.sandboxes() if c.alive}
-            for instance_id in self._sandboxes.store.ids() - alive:
-                self._note_end(instance_id)
-        except host.HostError as error:
-            LOG.warning('Sandboxes cannot be listed: %s; their ends will be noticed later', error)
+            self._recovery.look_around()
+        except Exception as error:  # noqa: BLE001 - nova's database may be away, too
+            LOG.warning('Sandboxes cannot be looked at: %s; the next pass will', error)
 
     def _happened(self, action: str, instance_id: str) -> None:
-        """Pass an event on to nova, in another thread: what follows from it takes time.
-
-        nova hears of an end some seconds later, and not at all when a start follows, so
-        that it does not take a reboot for a user's shutdown.
-        """
+        """Pass an event on, in another thread: what follows from it takes time."""
         pending = self._pending.pop(instance_id, None)
         if pending is not None:
             pending.cancel()
-        event = virtevent.LifecycleEvent(instance_id, _TRANSITIONS[action])
-        if action != 'die':
+        if action == 'die':
+            thread_pool_factory.spawn(self._ended, instance_id)
+        else:
+            event = virtevent.LifecycleEvent(instance_id, _TRANSITIONS[action])
             thread_pool_factory.spawn(self._emit, event)
-            return
-        thread_pool_factory.spawn(self._note_end, instance_id)
-        later = self._later.submit_with_delay(self._emit, event)
+
+    def _ended(self, instance_id: str) -> None:
+        """Have an end judged; a clean one some seconds later, unless a start follows."""
+        try:
+            if not self._recovery.ended(instance_id):
+                return
+        except (host.HostError, sandbox.SandboxError) as error:
+            LOG.info('The end of sandbox %s is judged later: %s', instance_id, error)
+        later = self._later.submit_with_delay(self._recovery.settle_soon, instance_id)
         self._pending[instance_id] = later
         later.add_done_callback(functools.partial(self._forget, instance_id))
 
     def _forget(self, instance_id: str, done: typing.Any) -> None:
         if self._pending.get(instance_id) is done:
             self._pending.pop(instance_id, None)
-
-    def _note_end(self, instance_id: str) -> None:
-        try:
-            if self._sandboxes.note_end(instance_id):
-                LOG.warning('Sandbox %s ended by itself', instance_id)
-        except (host.HostError, sandbox.SandboxError) as error:
-            LOG.warning('The end of sandbox %s cannot be noted: %s', instance_id, error)

@@ -20,7 +20,7 @@ from oslo_log import log as logging
 
 from zun_virt import sandbox
 from zun_virt.containers import Container as Container
-from zun_virt.containers import own_limits
+from zun_virt.containers import moment, own_limits
 
 LOG = logging.getLogger(__name__)
 
@@ -135,6 +135,21 @@ class Host:
         return self._list(
             f'{sandbox.LABEL_ROLE}={sandbox.ROLE_PAUSE}', f'{sandbox.LABEL_HOST}={self._owner}'
         )
+
+    @property
+    def owner(self) -> str:
+        """Nova's name of this host."""
+        return self._owner
+
+    def everything(self) -> set[str]:
+        """Return the ids of all sandboxes of this host of which there is any container."""
+        found = self._list(sandbox.LABEL_SANDBOX)
+        others = {
+            container.sandbox_id
+            for container in found
+            if container.labels.get(sandbox.LABEL_HOST, self._owner) != self._owner
+        }
+        return {container.sandbox_id for container in found} - others
 
     def containers(self, instance_id: str) -> list[Container]:
         """Return all containers of one sandbox, in any state."""
@@ -319,6 +334,30 @@ class Host:
             yield _events(stream), stream.close
         finally:
             stream.close()
+
+    def witnessed(self, container: Container) -> bool:
+        """Return whether the engine that answers now saw the container's end.
+
+        An engine forgets what happened before its own start, and all but the last few
+        hundred events since.
+
+        :param container: as `inspect` returned it
+        """
+        try:
+            since = moment(container.finished_at).timestamp()
+        except (ValueError, OverflowError):
+            return False
+        with _translated(f'Looking for the end of container {container.id}'):
+            stream = self._client.events(
+                since=f'{since - 1:.6f}',
+                until=f'{time.time():.6f}',
+                filters={'type': 'container', 'event': ['die'], 'container': [container.id]},
+                decode=True,
+            )
+            try:
+                return any(True for _ in stream)
+            finally:
+                stream.close()
 
     def close(self) -> None:
         """Close the connections to the engine."""

@@ -8,7 +8,7 @@ from nova import exception
 from nova.compute import power_state
 from nova.virt import hardware
 
-from zun_virt import cgroup, host, lifecycle, network, report
+from zun_virt import cgroup, host, lifecycle, network, report, sandbox
 from zun_virt.errors import in_novas_words
 
 _POWER_STATES = {
@@ -56,7 +56,21 @@ class Inspection:
 
         :raises nova.exception.InstanceNotFound: there is none
         """
-        return hardware.InstanceInfo(_POWER_STATES[self._found(instance).state])
+        return hardware.InstanceInfo(self._power_state(instance.uuid))
+
+    def _power_state(self, instance_id: str) -> Any:
+        container = self._host.pause_container(instance_id)
+        if container is not None and container.alive:
+            return _POWER_STATES[container.state]
+        if self._sandboxes.unsettled(instance_id):
+            # It is about to run again, or to be called stopped: nova shall not stop it first.
+            return power_state.NOSTATE
+        if container is not None:
+            return _POWER_STATES[container.state]
+        record = self._sandboxes.record(instance_id)
+        if record is not None and record.state is sandbox.State.STOPPED:
+            return power_state.SHUTDOWN  # it can be started: it is made anew then
+        raise exception.InstanceNotFound(instance_id=instance_id)
 
     @in_novas_words
     def get_console_output(self, context: Any, instance: Any) -> str:

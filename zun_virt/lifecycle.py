@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import datetime
 import typing
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from oslo_log import log as logging
 
-from zun_virt import cgroup, host, pause, sandbox
+from zun_virt import cgroup, ends, host, pause, sandbox
 from zun_virt.sandbox import Sandbox, State
 
 LOG = logging.getLogger(__name__)
 
 _PAUSE_STOP_SECONDS = 10
 _PARALLEL = 16
-
-_DIED_TOGETHER = datetime.timedelta(seconds=1)
-"""How long before the pause container's end Docker may date that of those it killed."""
 
 
 class Made(typing.NamedTuple):
@@ -216,31 +212,46 @@ class Lifecycle:
             self._cgroups.remove(record.cgroup_parent if record else self._parent(instance_id))
             self.store.remove(instance_id)
 
-    def note_end(self, instance_id: str) -> bool:
-        """Write down that a sandbox's pause container ended by itself, if it did.
+    def note_end(self, instance_id: str, *, again: bool) -> Sandbox | None:
+        """Write down that a sandbox's pause container has ended by itself, if it has.
 
         What ran in it died with it; the record names it, to run again.
 
-        :returns: whether the record was changed
+        :param again: whether the sandbox is to be started again at once
+        :returns: the record as it was, None when there was nothing to write
         """
-        if not self._promised(instance_id):
-            # Most ends are ours: whoever stops or removes it holds the lock meanwhile.
-            return False
         with self.lock(instance_id):
-            record = self._promised(instance_id)
-            if record is None:
-                return False
+            record = self.record(instance_id)
+            if record is None or record.state in (State.STOPPED, State.DELETING):
+                return None
             container = self._docker.pause_container(instance_id)
-            if container is not None and self._is(record, container):
-                return False
+            if container is not None and container.alive:
+                return None
             running = self._running(record, self._docker.containers(instance_id))
-            self.store.write(record.replace(state=State.STOPPED, pause=None, running=running))
-            return True
+            fresh = record.replace(state=State.STOPPED, pause=None, running=running)
+            if again:
+                # Still with the identity that has ended, by which `unsettled` knows it.
+                fresh = fresh.replace(state=State.BUILDING, pause=record.pause)
+            self.store.write(fresh)
+            return record
 
-    def _promised(self, instance_id: str) -> Sandbox | None:
-        """Return the record of a sandbox if it says that its pause container runs."""
+    def reopen(self, record: Sandbox) -> None:
+        """Take back a stop that was not finished, or a failed start: it is made ready next."""
+        with self.lock(record.instance_id):
+            self.store.write(record.replace(state=State.BUILDING))
+
+    def unsettled(self, instance_id: str) -> bool:
+        """Return whether a sandbox's end, of which nobody has judged yet, is what its record hides.
+
+        To be asked only when its pause container does not run.
+        """
         record = self.record(instance_id)
-        return record if record and record.state in (State.READY, State.PAUSED) else None
+        promising = (State.READY, State.PAUSED, State.BUILDING)
+        return bool(record and record.state in promising and self.same_boot(record))
+
+    def same_boot(self, record: Sandbox) -> bool:
+        """Return whether the host has been up since the recorded pause container was started."""
+        return record.pause is not None and record.pause.boot_id == self._boot_id
 
     def _is(self, record: Sandbox, container: host.Container) -> bool:
         """Return whether the container runs as the very one that the record speaks of."""
@@ -295,7 +306,7 @@ class Lifecycle:
             ended = self._docker.pause_container(record.instance_id)
             if ended is not None and not ended.pid:
                 others = [user for user in users if not user.alive]
-                running += [user for user in self._inspected(others) if died_with(user, ended)]
+                running += [user for user in self._inspected(others) if ends.died_with(user, ended)]
             kept: tuple[str, ...] = ()
         else:
             kept = record.running
@@ -320,28 +331,6 @@ class Lifecycle:
         users, pauses = _users_first(self._docker.containers(instance_id))
         for group in (pauses, users):
             _each(self._docker.unpause, [c.id for c in group if c.state == 'paused'])
-
-
-def died_with(user: host.Container, sandbox_process: host.Container) -> bool:
-    """Return whether a user's container was ended by the end of its pause container.
-
-    One that had done its work does not run again.
-    """
-    if not user.exit_code or not user.finished_at or not sandbox_process.finished_at:
-        return False
-    try:
-        return moment(user.finished_at) >= moment(sandbox_process.finished_at) - _DIED_TOGETHER
-    except (ValueError, OverflowError):  # the latter for one that never ran
-        return False
-
-
-def moment(text: str) -> datetime.datetime:
-    """Return a time as Docker writes it, to the microsecond.
-
-    :raises ValueError: it is none
-    """
-    head, _, fraction = text.removesuffix('Z').partition('.')
-    return datetime.datetime.fromisoformat(f'{head}.{fraction[:6]:0<6}+00:00')
 
 
 def new_incarnation() -> str:

@@ -20,6 +20,7 @@ class Offering:
 
     _host: host.Host
     _name: str
+    _servers_are_known: Callable[[], None]
     _get_allocation_ratios: Callable[[Any], dict[str, float]]
     _get_reserved_host_disk_gb_from_config: Callable[[], int]
 
@@ -38,6 +39,8 @@ class Offering:
     @in_novas_words
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
         """Return what the host has, for nova's resource tracker."""
+        # nova asks first when it has done what it does by itself with every server here.
+        self._servers_are_known()
         running = sum(container.alive for container in self._host.sandboxes())
         facts = self._host.facts()
         return resources.available(facts, cores.nodes(facts.memory_mb), nodename, running)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from nova import objects
 from oslo_log import log as logging
 
-from zun_virt import host, lifecycle
+from zun_virt import containers, host, lifecycle
 
 LOG = logging.getLogger(__name__)
 
@@ -126,6 +126,6 @@ def flat_diagnostics(
 
 def _seconds_since(started_at: str) -> int | None:
     try:
-        return max(0, int(time.time() - lifecycle.moment(started_at).timestamp()))
+        return max(0, int(time.time() - containers.moment(started_at).timestamp()))
     except ValueError:
         return None

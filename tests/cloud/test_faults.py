@@ -283,19 +283,6 @@ def test_docker_killed_while_a_server_is_made(space: Workspace) -> None:
     assert user.compute.get_server(space.server()).status == 'ACTIVE'
 
 
-def test_sandbox_killed_behind_our_back(space: Workspace) -> None:
-    user, server = space.user, space.server()
-    one = space.running(sandbox=server, command=TALKS)
-    host.pause(server).kill()
-    user.wait(one, 'Stopped', timeout=5)
-    space.until_server(server, 'SHUTOFF', timeout=30)
-    user.compute.start_server(server)
-    space.until_server(server, 'ACTIVE')
-    user.wait(one, 'Running', timeout=20)
-    assert user.logs(one).count('began') == 2
-    assert user.execute(one, f'ping -c 2 {gateway(user)}')[1] == 0
-
-
 def test_container_removed_behind_our_back(space: Workspace, sandbox: str) -> None:
     """It is made anew from its record, and its user is told that what it wrote is lost."""
     user = space.user

@@ -71,6 +71,8 @@ class Outside(fixtures.Fixture):
             'zun_virt.sandbox.boot_id': lambda: _HOSTS[CONF.zun_virt.docker_url].boot_id,
             # An end is reported later than that, in case a start follows.
             'zun_virt.events._STOPPED_SECONDS': 0.3,
+            'zun_virt.privsep.start': lambda: None,
+            'zun_virt.switch.ports': _ports,
             # nova forbids tests to ask what machine they run on.
             'zun_virt.resources.cpu_info': lambda: {'arch': 'x86_64'},
             'zun_virt.cores.nodes': _machine,
@@ -170,9 +172,9 @@ class Outside(fixtures.Fixture):
         """Let a container write."""
         self.docker.outputs[self.container(name)['Id']] = output
 
-    def kill(self, instance_id):
-        """Let the pause process die."""
-        self.docker.kill(sandbox.sandbox_name(instance_id))
+    def kill(self, instance_id, code=137):
+        """Let the pause process die, of SIGKILL or by itself with another code."""
+        self.docker.kill(sandbox.sandbox_name(instance_id), code)
 
     def lose(self, instance_id):
         """Let somebody remove the pause container."""
@@ -249,6 +251,13 @@ class Outside(fixtures.Fixture):
             yield
         finally:
             self.docker.down = False
+
+
+def _ports():
+    """Return what the switch of the host that this thread works for has."""
+    engine = getattr(_thread, 'engine', None)
+    found = [each for each in _HOSTS.values() if each.docker is engine]
+    return found[0].switch.listing() if found else []
 
 
 def _client(base_url, **_options):

@@ -1,9 +1,12 @@
 """nova-compute starting on a host where there are sandboxes already."""
 
+from unittest import mock
+
 from nova import context, exception
 from nova.compute import power_state
 
 from tests.nova import base
+from tests.unit.virt import fakes
 from zun_virt import sandbox
 
 
@@ -124,23 +127,88 @@ class HostRebootTestCase(base.CloudTestCase):
 class PowerTestCase(base.CloudTestCase):
     """What happens to a sandbox's container without nova."""
 
-    def test_a_container_that_died_stops_its_server(self):
+    def setUp(self):
+        super().setUp()
+        self.flags(handle_virt_lifecycle_events=True, group='workarounds')
+
+    def runs_again(self, server, before):
+        def look():
+            record = self.record(server)
+            self.assertEqual(sandbox.State.READY, record.state)
+            self.assertNotEqual(before.pause.started_at, record.pause.started_at)
+
+        self.eventually(look)
+        self.sync_power_states()
+        self.wait_for(server, status='ACTIVE', **{'OS-EXT-STS:power_state': power_state.RUNNING})
+        self.assertEqual(1, len(self.box.plugged()))
+
+    def test_a_container_that_was_killed_runs_again(self):
         server = self.create()
+        mine = self.box.add_user_container(server['id'])
+        before = self.record(server)
         self.box.kill(server['id'])
 
-        self.sync_power_states()
+        self.runs_again(server, before)
+
+        self.assertEqual(before.addresses, self.record(server).addresses)
+        self.assertEqual((mine,), self.record(server).running)
+
+    def test_one_that_was_shut_down_from_within_stops_its_server(self):
+        server = self.create()
+        self.box.kill(server['id'], 0)
 
         self.wait_for(server, status='SHUTOFF')
+
         self.assertEqual(sandbox.State.STOPPED, self.record(server).state)
         self.act(server, **{'os-start': None})
         self.wait_for(server, status='ACTIVE')
         self.assertEqual(sandbox.State.READY, self.record(server).state)
 
-    def test_dockers_event_stops_it_without_waiting_for_the_periodic_task(self):
-        self.flags(handle_virt_lifecycle_events=True, group='workarounds')
+    def test_novas_periodic_task_stops_nothing_that_is_about_to_run_again(self):
         server = self.create()
+        before = self.record(server)
+        self.box.docker.streams = []
         self.box.kill(server['id'])
-        self.wait_for(server, status='SHUTOFF')
+        self.sync_power_states()
+        self.assertEqual('ACTIVE', self.api.get_server(server['id'])['status'])
+
+        self.computes['box'].manager.driver._recovery.look_around()
+
+        self.runs_again(server, before)
+
+    def test_the_engine_restarted_without_live_restore(self):
+        server, stopped = self.create(), self.create(name='stopped')
+        self.act(stopped, **{'os-stop': None})
+        self.wait_for(stopped, status='SHUTOFF')
+        before = self.record(server)
+        with self.box.unavailable():
+            self.box.docker.restart()
+
+        self.runs_again(server, before)
+
+        self.wait_for(stopped, status='SHUTOFF')
+        self.assertEqual(sandbox.State.STOPPED, self.record(stopped).state)
+
+    def test_the_engine_restarted_while_nova_compute_was_down(self):
+        server = self.create()
+        before = self.record(server)
+        self.computes['box'].stop()
+        self.box.docker.restart()
+        self.restart()
+        self.runs_again(server, before)
+
+    def test_a_stop_that_failed_leaves_it_running(self):
+        server = self.create()
+        with mock.patch.object(self.box.docker, 'stop', side_effect=fakes.api_error(500, 'no')):
+            self.act(server, **{'os-stop': None})
+            self.failure(server, 'stop', 'compute_stop_instance')
+        self.assertEqual(sandbox.State.STOPPING, self.record(server).state)
+        self.wait_for(server, status='ACTIVE')
+
+        self.computes['box'].manager.driver._recovery.look_around()
+
+        self.wait_for_state(server, 'ready')
+        self.wait_for(server, status='ACTIVE')
 
     def test_a_stopped_one_that_somebody_started_is_stopped(self):
         server = self.create()
@@ -190,3 +258,42 @@ class EvacuationTestCase(base.CloudTestCase):
         self.assert_nothing_left('box')
         self.delete(server)
         self.assert_nothing_left('other')
+
+
+class OrphanTestCase(base.CloudTestCase):
+    """What is left of servers about which nova never asks this host again."""
+
+    SANDBOX_HOSTS = ('box', 'other')
+    OPTIONS = (('zun_virt', 'orphan_grace', 0),)
+
+    def look_around(self, host='box'):
+        self.computes[host].manager.driver._orphans.look_around()
+
+    def test_a_server_deleted_while_nova_compute_was_down(self):
+        server = self.create(host='box')
+        self.box.add_user_container(server['id'])
+        self.computes['box'].stop()
+        service = self.api.get_services(host='box', binary='nova-compute')[0]
+        self.api.put_service(service['id'], {'forced_down': True})
+        self.delete(server)
+        self.restart('box')
+        self.look_around()
+        self.assert_nothing_left('box')
+
+    def test_one_that_is_here_is_kept(self):
+        server = self.create(host='box')
+        before = self.snapshot(server)
+        self.look_around()
+        self.assert_unharmed(server, before)
+
+    def test_one_that_was_evacuated_is_kept_until_nova_has_it_removed(self):
+        server = self.create(host='box')
+        self.computes['box'].stop()
+        service = self.api.get_services(host='box', binary='nova-compute')[0]
+        self.api.put_service(service['id'], {'forced_down': True})
+        self.act(server, evacuate={})
+        self.wait_for(server, **{'OS-EXT-SRV-ATTR:host': 'other', 'status': 'SHUTOFF'})
+        self.look_around()
+        self.assertIsNotNone(self.pause_container(server, 'box'))
+        self.look_around('other')
+        self.assertIsNotNone(self.pause_container(server, 'other'))

@@ -7,8 +7,12 @@ the contexts, whose names here are what operators allow nova-compute to start as
 
 from __future__ import annotations
 
+import concurrent.futures
+import shlex
+
 import pyroute2
 from oslo_privsep import capabilities, comm, daemon, priv_context
+from vif_plug_ovs import privsep as vif_plug_ovs
 
 # Joining a namespace takes SYS_ADMIN.  The daemon's user is root, and so is the owner of
 # cgroup files and of the pause process: what is root's own takes no capability.
@@ -42,3 +46,30 @@ FAILURES = (
     daemon.ProtocolError,
 )
 """What a call into a privileged process can raise."""
+
+
+def start() -> None:
+    """Start the processes that run as root, those of os-vif included.
+
+    They would start when they are first needed: the first sandbox would wait for them, and
+    meet what is wrong with the operator's sudo line.
+
+    :raises PrivilegedError: one cannot be started; the message says which, and by what command
+    """
+    contexts = [network, mounts, vif_plug_ovs.vif_plug]
+    with concurrent.futures.ThreadPoolExecutor(len(contexts)) as pool:
+        for _ in pool.map(_start, contexts):
+            pass
+
+
+def _start(context: priv_context.PrivContext) -> None:
+    if context.channel is not None:
+        return
+    try:
+        context.start()
+    except FAILURES as error:
+        command = shlex.join(context.helper_command('SOCKET'))
+        raise PrivilegedError(
+            f'what runs as root cannot be started: {error}. The command is: {command}. What it '
+            'said is in the log before this'
+        ) from error

@@ -18,6 +18,7 @@ import queue
 import shutil
 import tarfile
 import threading
+import time
 import uuid
 from unittest import mock
 
@@ -27,7 +28,7 @@ import os_vif.exception
 import requests
 from nova.network import model
 
-from zun_virt import ports, privsep, sandbox
+from zun_virt import ports, privsep, sandbox, servers, switch
 from zun_virt.privsep import cgroups, interfaces
 
 NEVER = '0001-01-01T00:00:00Z'
@@ -73,6 +74,7 @@ class FakeDocker:
         self.cgroup_driver, self.cgroup_version = 'cgroupfs', '1'
         self.lock = threading.RLock()
         self.streams = []
+        self.past = []
         self.calls = []
         self.outputs = {}
         self.down = False
@@ -88,10 +90,19 @@ class FakeDocker:
         """Let the next call of this name raise the error."""
         self._failures[call].append(error)
 
-    def kill(self, name):
-        """Let a container's process die of SIGKILL."""
+    def kill(self, name, code=137):
+        """Let a container's process die of SIGKILL, or end by itself with another code."""
         with self.lock:
-            self._end(self._find(name), 137)
+            self._end(self._find(name), code)
+
+    def restart(self):
+        """Start the engine anew, without live-restore: all ends, most of it gently."""
+        with self.lock:
+            for container in list(self.containers_.values()):
+                if container['State']['Pid']:
+                    self._end(container, 0)
+            self.past.clear()
+        self.disconnect()
 
     def disconnect(self):
         """End all streams of events, as an engine does that is restarted."""
@@ -267,9 +278,17 @@ class FakeDocker:
             self.images_[tag] = f'sha256:{hashlib.sha256(config).hexdigest()}'
         return iter([{'stream': 'Loaded image'}])
 
-    def events(self, filters=None, decode=False):
+    def events(self, since=None, until=None, filters=None, decode=False):
         self._call('events')
         stream = Stream(filters)
+        if until is not None:
+            for happened, event in self.past:
+                wanted = event['Action'] in filters['event']
+                wanted &= event['Actor']['ID'] in filters['container']
+                if float(since) <= happened <= float(until) and wanted:
+                    stream.queue.put(event)
+            stream.queue.put(None)
+            return stream
         with self.lock:
             self.streams.append(stream)
         return stream
@@ -319,18 +338,18 @@ class FakeDocker:
             self._emit('die', other)
 
     def _emit(self, action, container):
+        attributes = {**container['Config']['Labels'], 'name': container['Name'][1:]}
+        event = {
+            'Action': action,
+            'Type': 'container',
+            'Actor': {'ID': container['Id'], 'Attributes': attributes},
+        }
+        self.past.append((time.time(), event))
         for stream in self.streams:
             if _matches(container, stream.filters.get('label', [])) and action in (
                 stream.filters.get('event', [action])
             ):
-                attributes = {**container['Config']['Labels'], 'name': container['Name'][1:]}
-                stream.queue.put(
-                    {
-                        'Action': action,
-                        'Type': 'container',
-                        'Actor': {'ID': container['Id'], 'Attributes': attributes},
-                    }
-                )
+                stream.queue.put(event)
 
 
 def _matches(container, wanted):
@@ -477,6 +496,13 @@ class FakeSwitch:
             'made': made,
         }
 
+    def listing(self):
+        """Return what `zun_virt.switch.ports` does."""
+        return [
+            switch.Port(device, port['iface-id'], port['vm-uuid'])
+            for device, port in self.ports.items()
+        ]
+
     def unplug(self, vif, instance):
         if self._failures:
             raise os_vif.exception.UnplugException(vif=vif, err=self._failures.pop(0))
@@ -581,6 +607,35 @@ class FakeGlance:
         pathlib.Path(dest_path).write_bytes(self.data[image_id])
 
 
+class FakeServers:
+    """What nova knows, behind the methods of `zun_virt.servers.Servers`."""
+
+    def __init__(self):
+        self.all = {}
+        self.fates = {}
+
+    def add(self, instance):
+        """Have nova place a server here, about which it does nothing now."""
+        instance.task_state = None
+        instance.host = 'host1'
+        self.all[instance.uuid] = instance
+
+    def here(self):
+        return list(self.all.values())
+
+    def get(self, instance_id):
+        return self.all.get(instance_id)
+
+    def volumes(self, server):
+        return {}
+
+    def fate(self, instance_id):
+        return self.fates.get(instance_id, servers.Fate.UNKNOWN)
+
+    def alone(self, instance_id, act):
+        act()
+
+
 class FakeMachine:
     """A whole host: all of the above, and the state directory."""
 
@@ -591,6 +646,7 @@ class FakeMachine:
         self.switch = FakeSwitch(self.kernel)
         self.glance = FakeGlance()
         self.ports = FakePorts()
+        self.servers = FakeServers()
         self.store = sandbox.SandboxStore(self.root / 'state')
 
     @contextlib.contextmanager
@@ -604,6 +660,9 @@ class FakeMachine:
             replace(docker, 'APIClient', lambda **_options: self.docker)
             replace(os_vif, 'plug', self.switch.plug)
             replace(os_vif, 'unplug', self.switch.unplug)
+            replace(switch, 'ports', self.switch.listing)
+            replace(privsep, 'start', lambda: None)
+            replace(servers, 'Servers', lambda _host: self.servers)
             for module, names in PRIVILEGED.items():
                 for name in names:
                     replace(module, name, getattr(self.kernel, name))

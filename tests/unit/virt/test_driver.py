@@ -521,26 +521,6 @@ def test_refusals_leave_the_server_as_it_was(zun):
         zun.get_volume_connector(None)
 
 
-def test_an_unexpected_end_is_written_down_at_once(zun, machine, vif):
-    instance = spawn(zun, make_instance(), [vif])
-    until(lambda: machine.docker.streams)
-    ran, done = machine.add_container(instance.uuid), machine.add_container(instance.uuid)
-    machine.docker.stop(sandbox.container_name(done))
-    machine.docker.kill(sandbox.sandbox_name(instance.uuid))
-    until(lambda: record(machine, instance).state is State.STOPPED, 1.0)
-    assert record(machine, instance).running == (ran,)
-
-
-def test_an_end_while_nobody_listened_is_found(zun, machine, vif):
-    instance = spawn(zun, make_instance(), [vif])
-    until(lambda: machine.docker.streams)
-    stream, machine.docker.streams = machine.docker.streams, []
-    machine.docker.kill(sandbox.sandbox_name(instance.uuid))
-    assert record(machine, instance).state is State.READY
-    stream[0].close()
-    until(lambda: record(machine, instance).state is State.STOPPED)
-
-
 def test_nova_hears_of_a_pause_but_not_of_an_end_within_a_reboot(zun, machine, vif, monkeypatch):
     heard = []
     monkeypatch.setattr(zun._watcher, '_emit', heard.append)

@@ -1,4 +1,4 @@
-"""Which containers run again, and how the engine's times and words are read."""
+"""The life of a sandbox: its record, its containers, its lock."""
 
 import threading
 import time
@@ -10,38 +10,6 @@ from tests.unit.virt.conftest import make_instance
 from zun_virt import cgroup, host, lifecycle, sandbox
 
 LIMITS = cgroup.Limits(quota=100_000, period=100_000, shares=1024, memory=64 << 20, pids=99)
-
-
-def container(**fields):
-    defaults = {'id': 'x', 'name': 'x', 'state': 'exited', 'labels': {}}
-    return host.Container(**(defaults | fields))
-
-
-PAUSE = container(finished_at='2026-11-21T08:01:39.511931Z')
-
-
-@pytest.mark.parametrize(
-    ('exit_code', 'finished_at', 'expected'),
-    [
-        (137, '2026-11-21T08:01:39.599101256Z', True),
-        (137, '2026-11-21T08:01:39.1Z', True),
-        (143, '2026-11-21T08:01:40Z', True),
-        (137, '2026-11-21T08:01:30.511931Z', False),
-        (0, '2026-11-21T08:01:39.6Z', False),
-        (137, fakes.NEVER, False),
-        (137, '', False),
-        (137, 'nonsense', False),
-    ],
-)
-def test_died_with(exit_code, finished_at, expected):
-    user = container(exit_code=exit_code, finished_at=finished_at)
-    assert lifecycle.died_with(user, PAUSE) is expected
-
-
-def test_nobody_died_with_a_sandbox_that_never_ran():
-    never = container(state='created', finished_at=fakes.NEVER)
-    user = container(exit_code=128, finished_at=fakes.NEVER)
-    assert not lifecycle.died_with(user, never)
 
 
 @pytest.fixture
@@ -131,7 +99,7 @@ def test_a_sandbox_started_by_somebody_else_is_not_called_ready(sandboxes, machi
 
 def test_the_end_of_a_removed_sandbox_leaves_no_lock(sandboxes, machine, made):
     sandboxes.remove(made.instance_id, 0, lambda: None)
-    assert sandboxes.note_end(made.instance_id) is False
+    assert sandboxes.note_end(made.instance_id, again=True) is None
     assert machine.leftovers() == {}
 
 

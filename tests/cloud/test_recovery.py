@@ -1,0 +1,137 @@
+"""What ends without anybody's wish comes back, and what is nobody's goes."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import subprocess
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cloud import faults, host, settings
+from tests.cloud.cloud import Workspace, gateway
+from tests.cloud.users import User
+from tests.cloud.waiting import wait_until
+from zun_virt import sandbox as contract
+
+pytestmark = pytest.mark.faults
+
+TALKS = ['sh', '-c', 'trap "exit 0" TERM; echo began; sleep 3600 & wait']
+BACK = 30.0  # seconds within which a sandbox must run again
+
+
+@pytest.fixture(autouse=True)
+def everything_runs(space: Workspace, admin: User) -> Iterator[None]:
+    """Have everything run again, whatever the test did to it, before its things are removed."""
+    yield
+    if not faults.docker_answers():
+        faults.restart_docker()
+    if not faults.runs('nova-compute'):
+        faults.restart_compute(admin)
+
+
+def _until_it_runs_again(space: Workspace, server: str, container: str, times: int = 2) -> None:
+    wait_until(
+        'the container began again',
+        lambda: host.container(container).logs().count(b'began') == times,
+        timeout=BACK,
+        explain=lambda: host.describe([server]),
+    )
+    space.user.wait(container, 'Running', timeout=10)
+    found = space.user.compute.get_server(server)
+    assert (found.status, found.task_state) == ('ACTIVE', None)
+    assert space.user.execute(container, f'ping -c 2 {gateway(space.user)}')[1] == 0
+
+
+def test_a_killed_sandbox_runs_again(space: Workspace) -> None:
+    server = space.server()
+    one = space.running(sandbox=server, command=TALKS)
+    before = host.pause(server).id
+    host.pause(server).kill()
+    _until_it_runs_again(space, server, one)
+    assert host.pause(server).id == before
+
+
+def test_a_sandbox_that_its_tenant_shuts_down_is_shut_off(space: Workspace) -> None:
+    user, server = space.user, space.server()
+    one = space.running(sandbox=server, command=TALKS)
+    user.execute(one, 'kill -TERM 1')
+    space.until_server(server, 'SHUTOFF', timeout=40)
+    user.wait(one, 'Stopped', timeout=10)
+    user.compute.start_server(server)
+    space.until_server(server, 'ACTIVE')
+    _until_it_runs_again(space, server, one)
+
+
+def test_sandboxes_that_went_with_the_engine_run_again(space: Workspace) -> None:
+    """An engine without live-restore ends some gently and kills others."""
+    killed, ended = space.server(), space.server()
+    ones = {server: space.running(sandbox=server, command=TALKS) for server in (killed, ended)}
+    pids = {server: host.pause(server).attrs['State']['Pid'] for server in (killed, ended)}
+    faults.kill_docker()
+    os.kill(pids[killed], signal.SIGKILL)
+    os.kill(pids[ended], signal.SIGTERM)
+    faults.restart_docker()
+    for server, one in ones.items():
+        _until_it_runs_again(space, server, one)
+
+
+def test_one_that_died_while_nova_compute_was_away(space: Workspace) -> None:
+    server, stopped = space.server(), space.server()
+    one = space.running(sandbox=server, command=TALKS)
+    space.user.compute.stop_server(stopped)
+    space.until_server(stopped, 'SHUTOFF')
+    faults.kill('nova-compute')
+    host.pause(server).kill()
+    faults.restart_compute(space.admin)
+    _until_it_runs_again(space, server, one)
+    assert space.user.compute.get_server(stopped).status == 'SHUTOFF'
+    assert host.pause(stopped).status == 'exited'
+
+
+def test_the_switch_restarted(space: Workspace, sandbox: str) -> None:
+    one = space.running(sandbox=sandbox, command=TALKS)
+    pid = int(pathlib.Path('/var/run/openvswitch/ovs-vswitchd.pid').read_text())
+    os.kill(pid, signal.SIGKILL)
+    script = '/usr/share/openvswitch/scripts/ovs-ctl'
+    words = [script, 'start', '--system-id=random', '--no-monitor']
+    subprocess.run(words, check=True, capture_output=True, timeout=60)
+    wait_until(
+        'the network works again',
+        lambda: space.user.execute(one, f'ping -c 1 -W 1 {gateway(space.user)}')[1] == 0,
+        timeout=60,
+        interval=1,
+    )
+    assert space.user.compute.get_server(sandbox).status == 'ACTIVE'
+
+
+def test_orphans_are_removed(space: Workspace, admin: User) -> None:
+    """Of a server deleted while nova-compute was away, and of one cut off as it was made."""
+    server = space.server()
+    space.running(sandbox=server, command=TALKS)
+    cut_off = str(uuid.uuid4())
+    record = host.sandboxes().read(server)
+    assert record is not None
+    faults.kill('nova-compute')
+    service = next(iter(admin.compute.services(binary='nova-compute', host=settings.load().host)))
+    admin.compute.update_service_forced_down(service, forced=True)
+    try:
+        space.delete_server(server)
+    finally:
+        admin.compute.update_service_forced_down(service, forced=False)
+    host.sandboxes().create(cut_off)
+    host.sandboxes().write(
+        record.replace(instance_id=cut_off, state=contract.State.BUILDING, pause=None)
+    )
+    faults.restart_compute(admin)
+    wait_until(
+        'both gone',
+        lambda: not host.sandboxes().ids() & {server, cut_off},
+        timeout=90,
+        interval=1,
+        explain=lambda: host.describe([server, cut_off]),
+    )
+    assert not host.containers(server)

@@ -1,0 +1,305 @@
+"""What ends or stays behind without nova: it comes back, is told, or is removed."""
+
+import threading
+import time
+
+import pytest
+from nova import conf, exception
+from nova.compute import power_state
+
+from tests.unit.virt import fakes
+from tests.unit.virt.conftest import make_image, make_instance, make_vif
+from zun_virt import events, recovery, sandbox
+from zun_virt.sandbox import State
+from zun_virt.servers import Fate
+
+CONF = conf.CONF
+
+
+def until(true, seconds=5.0):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def heard(zun, monkeypatch):
+    """What nova hears of ends."""
+    found = []
+
+    def emit(event):
+        if event.get_name() == 'Stopped':
+            found.append(event.get_instance_uuid())
+
+    monkeypatch.setattr(zun, 'emit_event', emit)
+    return found
+
+
+@pytest.fixture
+def server(zun, machine, heard, monkeypatch):
+    """A server that runs, on a driver that nova has asked for its resources."""
+    monkeypatch.setattr(events, '_STOPPED_SECONDS', 0.2)
+    monkeypatch.setattr(zun._watcher._later, '_delay', 0.2)
+    until(lambda: machine.docker.streams)
+    described = {
+        'image_img_hv_type': 'docker',
+        'image_container_format': 'docker',
+        'image_disk_format': 'raw',
+    }
+    instance = make_instance(vm_state='active', system_metadata=described)
+    instance.image_ref = make_image().id
+    instance.info_cache.network_info.append(make_vif(active=True))
+    zun.spawn(None, instance, make_image(), [], None, {}, network_info=instance.get_network_info())
+    machine.servers.add(instance)
+    zun.get_available_resource('host1')
+    until(lambda: not zun._recovery._at_work)
+    return instance
+
+
+def pause(machine, instance):
+    return machine.docker.named(sandbox.sandbox_name(instance.uuid))
+
+
+def record(machine, instance):
+    return machine.store.read(instance.uuid)
+
+
+def runs_again(machine, instance, before):
+    found = record(machine, instance)
+    return (
+        found.state is State.READY
+        and found.pause != before.pause
+        and pause(machine, instance)['State']['StartedAt'] == found.pause.started_at
+    )
+
+
+def test_one_that_was_killed_runs_again_with_its_network_and_what_ran_in_it(
+    zun, machine, server, heard
+):
+    before = record(machine, server)
+    ran, done = machine.add_container(server.uuid), machine.add_container(server.uuid)
+    machine.docker.stop(sandbox.container_name(done))
+    machine.docker.kill(sandbox.sandbox_name(server.uuid))
+    until(lambda: runs_again(machine, server, before))
+    after = record(machine, server)
+    assert (after.running, after.addresses) == ((ran,), before.addresses)
+    (device,) = machine.kernel.devices.values()
+    assert device['pid'] == pause(machine, server)['State']['Pid']
+    assert list(machine.switch.ports) and not machine.switch.stale
+    assert heard == []
+
+
+def test_one_that_was_shut_down_stays_so_and_nova_hears_of_it(zun, machine, server, heard):
+    machine.docker.kill(sandbox.sandbox_name(server.uuid), 0)
+    assert zun.get_info(server).state == power_state.NOSTATE
+    until(lambda: heard == [server.uuid])
+    assert record(machine, server).state is State.STOPPED
+    assert zun.get_info(server).state == power_state.SHUTDOWN
+
+
+def test_one_that_went_with_the_engine_runs_again_when_it_is_back(zun, machine, server, heard):
+    before = record(machine, server)
+    machine.docker.down = True
+    machine.docker.restart()
+    with pytest.raises(exception.HypervisorUnavailable):
+        zun.get_info(server)
+    machine.docker.down = False
+    until(lambda: runs_again(machine, server, before))
+    assert heard == []
+
+
+def test_ends_that_nobody_saw_are_found_by_the_pass(zun, machine, server):
+    before = record(machine, server)
+    machine.docker.streams = []
+    machine.docker.kill(sandbox.sandbox_name(server.uuid))
+    zun._recovery.look_around()
+    until(lambda: runs_again(machine, server, before))
+
+
+def test_after_a_reboot_of_the_host_nova_decides(zun, machine, server, heard, monkeypatch):
+    machine.docker.streams = []
+    machine.docker.kill(sandbox.sandbox_name(server.uuid))
+    monkeypatch.setattr(zun._sandboxes, '_boot_id', 'another')
+    assert zun.get_info(server).state == power_state.SHUTDOWN
+    zun._recovery.look_around()
+    until(lambda: record(machine, server).state is State.STOPPED)
+    until(lambda: not zun._recovery._at_work)
+    assert heard == []
+
+
+def test_one_whose_container_is_lost_is_made_anew(zun, machine, server):
+    before = record(machine, server)
+    machine.docker.remove_container(sandbox.sandbox_name(server.uuid), force=True)
+    until(lambda: record(machine, server).state is State.READY and pause(machine, server))
+    until(lambda: record(machine, server).incarnation != before.incarnation)
+
+
+def test_a_start_that_fails_is_tried_again(zun, machine, server, heard):
+    before = record(machine, server)
+    machine.docker.fail('start', fakes.api_error(500, 'containerd is away'))
+    machine.docker.kill(sandbox.sandbox_name(server.uuid))
+    until(lambda: record(machine, server).state is State.BUILDING)
+    until(lambda: not zun._recovery._at_work)
+    assert zun.get_info(server).state == power_state.NOSTATE
+    zun._recovery.look_around()
+    until(lambda: runs_again(machine, server, before))
+    assert heard == []
+
+
+def test_one_that_dies_again_and_again_is_given_up(zun, machine, server, heard):
+    for _ in range(recovery._TIMES):
+        before = record(machine, server)
+        machine.docker.kill(sandbox.sandbox_name(server.uuid))
+        until(lambda before=before: runs_again(machine, server, before))
+        until(lambda: not zun._recovery._at_work)
+    machine.docker.kill(sandbox.sandbox_name(server.uuid))
+    until(lambda: heard == [server.uuid])
+    assert record(machine, server).state is State.STOPPED
+
+
+def test_a_stop_that_failed_is_taken_back_since_nova_says_it_runs(zun, machine, server):
+    lives = machine.add_container(server.uuid)
+    machine.docker.fail('stop', fakes.api_error(500, 'no exit event'))
+    with pytest.raises(exception.NovaException):
+        zun.power_off(server, 0, 0)
+    assert record(machine, server).state is State.STOPPING
+    started = pause(machine, server)['State']['StartedAt']
+    zun._recovery.look_around()
+    until(lambda: record(machine, server).state is State.READY)
+    assert pause(machine, server)['State']['StartedAt'] == started
+    assert record(machine, server).running == (lives,)
+
+
+def test_nothing_is_done_while_nova_works_on_the_server(zun, machine, server, heard):
+    server.task_state = 'powering-off'
+    zun.power_off(server, 0, 0)
+    zun._recovery.look_around()
+    until(lambda: not zun._recovery._at_work)
+    assert record(machine, server).state is State.STOPPED
+    assert heard == []
+
+
+def test_nothing_is_done_before_nova_has_looked_at_its_servers(zun, machine, monkeypatch):
+    monkeypatch.setattr(machine.servers, 'here', lambda: pytest.fail('too early'))
+    zun._recovery.look_around()
+
+
+# -- orphans --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def strays(zun, monkeypatch):
+    """The pass over orphans, with a clock to turn."""
+    found = zun._orphans
+    found.now = 0.0
+    monkeypatch.setattr(found, '_clock', lambda: found.now)
+    return found
+
+
+def age(strays, seconds=CONF.zun_virt.orphan_grace):
+    strays.look_around()
+    strays.now += seconds
+    strays.look_around()
+
+
+@pytest.fixture
+def stray(zun, machine, server, strays):
+    """A sandbox of a server that has gone."""
+    machine.add_container(server.uuid)
+    machine.servers.all.clear()
+    machine.servers.fates[server.uuid] = Fate.DELETED
+    return server
+
+
+def test_an_orphan_is_removed_with_all_that_is_its(machine, stray, strays):
+    age(strays)
+    assert machine.leftovers() == {}
+
+
+def test_not_before_the_time_of_grace(machine, stray, strays):
+    before = machine.leftovers()
+    age(strays, CONF.zun_virt.orphan_grace - 1)
+    assert machine.leftovers() == before
+
+
+def test_the_time_of_grace_begins_anew_when_it_was_no_orphan_meanwhile(machine, stray, strays):
+    before = machine.leftovers()
+    strays.look_around()
+    strays.now += 400
+    machine.servers.all[stray.uuid] = stray
+    strays.look_around()
+    machine.servers.all.clear()
+    strays.now += 400
+    strays.look_around()
+    assert machine.leftovers() == before
+
+
+@pytest.mark.parametrize('fate', [Fate.HERE, Fate.MOVING])
+def test_what_nova_may_still_ask_for_is_kept(machine, stray, strays, fate):
+    before = machine.leftovers()
+    machine.servers.fates[stray.uuid] = fate
+    age(strays)
+    assert machine.leftovers() == before
+
+
+@pytest.mark.parametrize('fate', [Fate.ELSEWHERE, Fate.UNKNOWN])
+def test_what_nova_will_never_ask_for_is_removed(machine, stray, strays, fate):
+    machine.servers.fates[stray.uuid] = fate
+    age(strays)
+    assert machine.leftovers() == {}
+
+
+def test_a_dry_run_removes_nothing_and_says_so_once(machine, stray, strays, monkeypatch, caplog):
+    monkeypatch.setattr(CONF.zun_virt, 'orphan_dry_run', True, raising=False)
+    CONF.set_override('orphan_dry_run', True, group='zun_virt')
+    try:
+        before = machine.leftovers()
+        age(strays)
+        age(strays)
+        assert machine.leftovers() == before
+        assert caplog.text.count('would be removed') == 1
+    finally:
+        CONF.clear_override('orphan_dry_run', group='zun_virt')
+
+
+def test_a_directory_without_anything_else_is_one(machine, server, strays):
+    instance_id = make_instance().uuid
+    machine.store.create(instance_id)
+    age(strays)
+    assert machine.store.ids() == {server.uuid}
+
+
+def test_a_container_without_a_directory_is_one(machine, stray, strays):
+    machine.store.remove(stray.uuid)
+    age(strays)
+    assert machine.leftovers() == {}
+
+
+def test_a_record_that_cannot_be_read_keeps_what_it_speaks_of(machine, stray, strays, caplog):
+    (machine.store.directory(stray.uuid) / 'sandbox.json').write_text('{')
+    before = machine.leftovers()
+    age(strays)
+    assert machine.leftovers() == before
+    assert 'left alone' in caplog.text
+
+
+def test_what_another_host_wrote_is_kept(machine, stray, strays):
+    machine.store.write(record(machine, stray).replace(host='host2'))
+    before = machine.leftovers()
+    age(strays)
+    assert machine.leftovers() == before
+
+
+def test_an_orphan_that_cannot_be_removed_is_tried_again(machine, stray, strays):
+    machine.docker.fail('remove', fakes.api_error(500, 'busy'))
+    age(strays)
+    assert machine.leftovers()
+    strays.look_around()
+    assert machine.leftovers() == {}
+
+
+def test_no_thread_of_a_driver_that_ended_stays(zun):
+    zun.cleanup_host('host1')
+    names = {thread.name for thread in threading.enumerate()}
+    assert not {name for name in names if name.startswith(('zun-passes', 'zun-events'))}

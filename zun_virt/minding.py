@@ -1,0 +1,46 @@
+"""The part of the driver that minds sandboxes between nova's calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import nova.conf
+
+from zun_virt import events, host, lifecycle, network, orphans, periodic, recovery, servers
+
+CONF = nova.conf.CONF
+
+
+class Minding:
+    """Follows what Docker tells, and runs the driver's own passes."""
+
+    _host: host.Host
+    _network: network.Network
+    _sandboxes: lifecycle.Lifecycle
+    emit_event: Callable[[Any], None]
+
+    def _start_minding(self, name: str) -> None:
+        """Begin to follow Docker; nothing is acted on before `_servers_are_known`."""
+        known = servers.Servers(name)
+        self._recovery = recovery.Recovery(self, self._host, self._sandboxes, known)
+        self._orphans = orphans.Orphans(self._host, self._sandboxes, known, self._network)
+        self._watcher = events.Watcher(self._host, self._recovery, self.emit_event)
+        self._watcher.start()
+        seconds = CONF.zun_virt.recovery_interval
+        self._passes = periodic.Passes()
+        self._passes.add('sandboxes', self._recovery.look_around, seconds)
+        self._passes.add('orphans', self._orphans.look_around, seconds)
+        self._passes.start()
+
+    def _servers_are_known(self) -> None:
+        """Act from now on: nova has done with what it does by itself when it starts."""
+        if not self._recovery.begun:
+            self._recovery.begin()
+            self._passes.wake('sandboxes')
+            self._passes.wake('orphans')
+
+    def _stop_minding(self) -> None:
+        self._passes.stop()
+        self._recovery.stop()
+        self._watcher.stop()

@@ -1,0 +1,242 @@
+"""Brings the host back to what nova says of it, after something ended or was cut off.
+
+nova tells a driver what its users ask for, and nothing of what dies by itself: the pause
+process, the engine, the host, nova-compute in the middle of a step.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+import time
+import typing
+from collections import defaultdict, deque
+from collections.abc import Callable
+
+from nova.compute import vm_states
+from nova.virt import event as virtevent
+from oslo_log import log as logging
+
+from zun_virt import ends, errors, host, lifecycle, servers
+from zun_virt.sandbox import Sandbox, State
+
+LOG = logging.getLogger(__name__)
+
+_PARALLEL = 4
+_TIMES, _SECONDS = 5, 600.0
+"""How often a sandbox is started again, in how long, before nova is told that it stopped."""
+
+_RUNNING = (vm_states.ACTIVE, vm_states.RESIZED)
+_NOT_RUNNING = (vm_states.STOPPED, vm_states.PAUSED, vm_states.SUSPENDED)
+_RIGHT = (State.READY, State.PAUSED)
+
+
+class Actor(typing.Protocol):
+    """The driver, as far as it is asked to act."""
+
+    def power_on(
+        self, context: typing.Any, instance: typing.Any, network_info: typing.Any, bdi: typing.Any
+    ) -> None:
+        """Start a sandbox."""
+
+    def plug_vifs(self, instance: typing.Any, network_info: typing.Any) -> None:
+        """Make sure of a sandbox's interfaces, and call it ready."""
+
+    def emit_event(self, event: typing.Any) -> None:
+        """Tell nova what happened."""
+
+
+class Recovery:
+    """Judges the ends of sandboxes, and starts again those that were killed."""
+
+    def __init__(
+        self,
+        actor: typing.Any,
+        docker: host.Host,
+        sandboxes: lifecycle.Lifecycle,
+        known: servers.Servers,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Do nothing until `begin` is called.
+
+        :param actor: an `Actor`
+        """
+        self._actor = actor
+        self._docker = docker
+        self._sandboxes = sandboxes
+        self._servers = known
+        self._clock = clock
+        self._begun = threading.Event()
+        self._guard = threading.Lock()
+        self._at_work: set[str] = set()
+        self._starts: defaultdict[str, deque[float]] = defaultdict(deque)
+        self._pool = concurrent.futures.ThreadPoolExecutor(_PARALLEL, 'zun-recovery')
+
+    def begin(self) -> None:
+        """Act from now on: nova has done with what it does by itself when it starts."""
+        self._begun.set()
+
+    @property
+    def begun(self) -> bool:
+        """Whether `begin` was called."""
+        return self._begun.is_set()
+
+    def stop(self) -> None:
+        """End; what goes on is not waited for, and is taken up at the next start."""
+        self._begun.clear()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def ended(self, instance_id: str) -> bool:
+        """Take notice of the end of a pause container.
+
+        :returns: whether it has to be judged later, when it is known if the engine went, too
+        """
+        record = self._sandboxes.record(instance_id)
+        if record is None or record.state not in (*_RIGHT, State.BUILDING):
+            return False  # it is ours: a stop or a removal
+        container = self._docker.pause_container(instance_id)
+        if container is None or (not container.alive and container.exit_code):
+            self.settle_soon(instance_id)
+            return False
+        return not container.alive
+
+    def look_around(self) -> None:
+        """Settle every sandbox that is not as nova says.
+
+        :raises zun_virt.host.HostError: Docker cannot be asked
+        """
+        if not self.begun:
+            return
+        alive = {c.sandbox_id for c in self._docker.sandboxes() if c.alive}
+        present = self._sandboxes.store.ids()
+        for server in self._servers.here():
+            if server.uuid in present and not server.task_state:
+                record = self._sandboxes.record(server.uuid)
+                if record and not _right(server.vm_state, record.state, server.uuid in alive):
+                    self.settle_soon(server.uuid)
+
+    def settle_soon(self, instance_id: str) -> None:
+        """Settle a sandbox in another thread: it may take until Neutron has done its part."""
+        with self._guard:
+            if not self.begun or instance_id in self._at_work:
+                return
+            self._at_work.add(instance_id)
+        self._pool.submit(self._settle, instance_id)
+
+    def _settle(self, instance_id: str) -> None:
+        try:
+            self._servers.alone(instance_id, lambda: self._settle_alone(instance_id))
+        except errors.FAILURES as error:
+            LOG.warning(
+                'Sandbox %s is not as nova says, and cannot be made so: %s; it is tried again '
+                'with the next pass',
+                instance_id,
+                error,
+            )
+        except Exception:
+            LOG.exception('Sandbox %s cannot be settled', instance_id)
+        finally:
+            with self._guard:
+                self._at_work.discard(instance_id)
+
+    def _settle_alone(self, instance_id: str) -> None:
+        server = self._servers.get(instance_id)
+        record = self._sandboxes.record(instance_id)
+        if server is None or server.task_state or record is None or not self.begun:
+            return
+        container = self._docker.pause_container(instance_id)
+        alive = container is not None and container.alive
+        if _right(server.vm_state, record.state, alive):
+            return
+        if alive:
+            self._reopen(server, record)
+        elif server.vm_state in _RUNNING:
+            self._judge(server, record, container)
+        elif self._sandboxes.note_end(instance_id, again=False):
+            self._tell_stopped(server)
+
+    def _judge(self, server: typing.Any, record: Sandbox, container: host.Container | None) -> None:
+        verdict = ends.judge(
+            container,
+            same_boot=self._sandboxes.same_boot(record),
+            witnessed=lambda: container is not None and self._docker.witnessed(container),
+        )
+        if verdict is ends.Verdict.KILLED and self._may_start(server.uuid):
+            LOG.warning('The sandbox was ended by force; starting it again', instance=server)
+            self._sandboxes.note_end(server.uuid, again=True)
+            self._start(server, record)
+            return
+        self._sandboxes.note_end(server.uuid, again=False)
+        if verdict is ends.Verdict.REBOOT:
+            LOG.info('The sandbox ended with its host; nova decides on its start', instance=server)
+            return
+        LOG.info('The sandbox ended (%s); it stays stopped', verdict.name, instance=server)
+        self._tell_stopped(server)
+
+    def _start(self, server: typing.Any, record: Sandbox) -> None:
+        try:
+            self._actor.power_on(
+                server._context, server, server.get_network_info(), self._servers.volumes(server)
+            )
+        except errors.FAILURES:
+            # What was undone calls it stopped; it is only not yet started.
+            left = self._sandboxes.record(server.uuid)
+            if left is not None and left.pause is None:
+                self._sandboxes.reopen(left.replace(pause=record.pause))
+            raise
+        LOG.info('The sandbox runs again', instance=server)
+
+    def _reopen(self, server: typing.Any, record: Sandbox) -> None:
+        """Make ready again what runs and is not called so: a stop or start was cut off."""
+        if server.vm_state not in _RUNNING:
+            return  # nova stops what it calls stopped
+        LOG.warning(
+            'The sandbox runs, and its record says %s; making it ready', record.state,
+            instance=server,
+        )  # fmt: skip
+        if self._sandboxes.running(server.uuid) is not None:
+            self._sandboxes.reopen(record)
+            self._actor.plug_vifs(server, server.get_network_info())
+            return
+        # Its namespace is not the one that was plugged.
+        self._actor.reboot(
+            server._context,
+            server,
+            server.get_network_info(),
+            'HARD',
+            self._servers.volumes(server),
+        )
+
+    def _may_start(self, instance_id: str) -> bool:
+        """Return whether a sandbox has not been started again too often, and count this one."""
+        starts = self._starts[instance_id]
+        while starts and starts[0] < self._clock() - _SECONDS:
+            starts.popleft()
+        if len(starts) >= _TIMES:
+            LOG.error(
+                'Sandbox %s was started again %d times in %g s; it is left as it is',
+                instance_id,
+                _TIMES,
+                _SECONDS,
+            )
+            return False
+        starts.append(self._clock())
+        return True
+
+    def _tell_stopped(self, server: typing.Any) -> None:
+        self._actor.emit_event(
+            virtevent.LifecycleEvent(server.uuid, virtevent.EVENT_LIFECYCLE_STOPPED)
+        )
+
+
+def _right(vm_state: str, state: State, alive: bool) -> bool:
+    """Return whether there is nothing to settle of a sandbox with which nova does nothing.
+
+    :param state: as its record says
+    :param alive: whether its pause container has processes
+    """
+    if vm_state in _RUNNING:
+        return alive and state in _RIGHT
+    if vm_state in _NOT_RUNNING:
+        return alive or state in (State.STOPPED, State.DELETING)
+    return True
