@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import random
@@ -28,6 +29,8 @@ LOCK_WAIT = 10
 """Seconds to wait for a lock that another transaction holds."""
 
 _MIGRATION_LOCK = 'zun-agent-migration'
+
+_EMPTY_JSON: dict[str, Callable[[], object]] = {'{}': dict, '[]': list}
 
 # MariaDB: lock wait timeout, deadlock, record changed since last read, connection lost or
 # refused (2003, 2006, 2013), server shutting down (1053), too many connections (1040).
@@ -131,6 +134,7 @@ def _engine(url: sa.URL, isolation_level: str = 'READ COMMITTED') -> sa.Engine:
         'pool_size': 8,
         'max_overflow': 56 if backend == 'sqlite' else 24,
         'pool_timeout': 30,
+        'json_deserializer': _read_json,
         # A session ends its transaction itself; a second ROLLBACK would be a round trip.
         'pool_reset_on_return': None,
         'hide_parameters': True,  # errors are logged, and environments hold passwords
@@ -152,6 +156,12 @@ def _engine(url: sa.URL, isolation_level: str = 'READ COMMITTED') -> sa.Engine:
             'init_command': f'SET SESSION innodb_lock_wait_timeout={LOCK_WAIT}',
         }
     return sa.create_engine(url, **options)
+
+
+def _read_json(text: str) -> typing.Any:
+    """Read the JSON of a column; most of them are empty, which needs no parser."""
+    make = _EMPTY_JSON.get(text)
+    return make() if make is not None else json.loads(text)
 
 
 def _prepare_sqlite(connection: typing.Any, _record: typing.Any) -> None:

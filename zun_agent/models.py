@@ -10,7 +10,17 @@ import datetime
 import enum
 import typing
 
-from sqlalchemy import JSON, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    FetchedValue,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import DateTime
@@ -141,7 +151,8 @@ class Container(Base):
     generation: Mapped[int] = mapped_column(Integer, default=1)
     observed_generation: Mapped[int] = mapped_column(Integer, default=0)
 
-    host: Mapped[str | None] = mapped_column(String(255))
+    # The INSERT may look it up, and give it back with the id.
+    host: Mapped[str | None] = mapped_column(String(255), server_default=FetchedValue())
     incarnation: Mapped[str | None] = mapped_column(String(36))
     docker_id: Mapped[str | None] = mapped_column(String(64))
     interrupted: Mapped[bool] = mapped_column(default=False)

@@ -178,8 +178,14 @@ class OpenStack:
 class Cache:
     """Answers that are believed for some seconds."""
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Believe an answer for `seconds`; 0 believes none."""
+    def __init__(
+        self, seconds: float, clock: Callable[[], float] = time.monotonic, most: int = 1024
+    ) -> None:
+        """Believe an answer for `seconds`; 0 believes none.
+
+        :param most: answers that are kept
+        """
+        self._most = most
         self._seconds = seconds
         self._clock = clock
         self._lock = threading.Lock()
@@ -221,9 +227,11 @@ class Cache:
                 del self._answers[key]
 
     def _forget_old(self) -> None:
-        if len(self._answers) >= 1024:
+        if len(self._answers) >= self._most:
             now = self._clock()
             self._answers = {key: kept for key, kept in self._answers.items() if kept[0] > now}
+        if len(self._answers) >= self._most:
+            self._answers.clear()
         if len(self._asking) >= 1024:  # of those who were refused
             self._asking.clear()
 

@@ -273,3 +273,31 @@ def test_the_log_tells_each_request_and_no_secret(
     (line,) = [each for each in lines if request_id in each and 'status' in each]
     assert line.startswith('POST /v1/containers/c1/execute status 200 in ')
     assert 'microversion 1.40' in line
+
+
+def test_a_token_is_looked_up_once_in_a_burst(conf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from keystonemiddleware import auth_token
+
+    asked: list[tuple[str, bool]] = []
+
+    def fetch(self: Any, token: str, allow_expired: bool = False) -> Any:
+        asked.append((token, allow_expired))
+        if token == 'bad':
+            raise ValueError(token)
+        return {'token': token}
+
+    monkeypatch.setattr(auth_token.AuthProtocol, 'fetch_token', fetch)
+    middleware = app._Authentication(lambda *_: [], {'oslo_config_config': conf})
+    for _ in range(3):
+        assert middleware.fetch_token('a') == {'token': 'a'}
+        assert middleware.fetch_token('a', allow_expired=True) == {'token': 'a'}
+        assert middleware.fetch_token('b') == {'token': 'b'}
+    assert asked == [('a', False), ('a', True), ('b', False)]
+    asked.clear()
+    for _ in range(2):
+        with pytest.raises(ValueError, match='bad'):
+            middleware.fetch_token('bad')
+    assert len(asked) == 2  # a refusal is not kept
+    for number in range(app.TOKENS):
+        middleware.fetch_token(str(number))
+    assert len(middleware._tokens._answers) <= app.TOKENS

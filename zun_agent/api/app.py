@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import threading
 import time
 import typing
@@ -15,6 +17,7 @@ from werkzeug import exceptions
 from zun_agent import errors
 from zun_agent.api import faults, policies, relay, routes, versions
 from zun_agent.api.request import Request, Services
+from zun_agent.openstack import Cache
 
 if typing.TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -26,6 +29,12 @@ if typing.TYPE_CHECKING:
     Wrap = Callable[[WSGIApplication], WSGIApplication]
 
 LOG = log.getLogger(__name__)
+
+TOKEN_SECONDS = 5.0
+"""Seconds for which a token is good without a look into the shared cache of tokens."""
+
+TOKENS = 32
+"""Tokens that are kept so: each comes with a catalog."""
 
 
 def build(
@@ -69,7 +78,7 @@ def _keystone(conf: cfg.ConfigOpts) -> Wrap:
 
     def wrap(application: WSGIApplication) -> WSGIApplication:
         settings = {'oslo_config_config': conf, 'delay_auth_decision': False}
-        protected = auth_token.AuthProtocol(application, settings)
+        protected = _Authentication(application, settings)
 
         def choose(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             public = environ['PATH_INFO'] in routes.PUBLIC
@@ -78,6 +87,19 @@ def _keystone(conf: cfg.ConfigOpts) -> Wrap:
         return choose
 
     return wrap
+
+
+class _Authentication(auth_token.AuthProtocol):
+    """keystonemiddleware, without a question to memcached for each request of a burst."""
+
+    def __init__(self, application: WSGIApplication, settings: dict[str, typing.Any]) -> None:
+        super().__init__(application, settings)
+        self._tokens = Cache(TOKEN_SECONDS, most=TOKENS)
+
+    def fetch_token(self, token: str, allow_expired: bool = False) -> typing.Any:
+        """Return what Keystone says of a token; whether it has expired is judged by the caller."""
+        ask = functools.partial(super().fetch_token, token, allow_expired=allow_expired)
+        return self._tokens.get((hashlib.sha256(token.encode()).digest(), allow_expired), ask)
 
 
 class Application:
