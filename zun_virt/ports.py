@@ -149,7 +149,7 @@ class Ports:
         with _asking('nova'):
             return list(
                 objects.InstanceList.get_by_host(
-                    _admin(), self._host, expected_attrs=['info_cache', 'flavor']
+                    _admin(), self._host, expected_attrs=['info_cache']
                 )
             )
 
