@@ -1,17 +1,21 @@
 """What of a host bounds or endangers sandboxes, and what its operator can change about it.
 
-nova-compute logs it when it starts; ``zun-virt-status upgrade check`` shows it.
+nova-compute logs some of it when it starts; ``zun-virt-status upgrade check`` shows all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import grp
+import json
 import os
 import pathlib
 import pwd
+import socket
 import stat
 import typing
+from collections.abc import Iterator
 
 import nova.conf
 from oslo_log import log as logging
@@ -23,6 +27,9 @@ CONF = nova.conf.CONF
 
 MINIMUM_ENGINE = 20_010_000
 _CONTROLLERS = ('cpu', 'cpuset', 'memory', 'pids')
+_STOP_SECONDS = 15
+"""What Docker gives containers when it is itself told to end, unless daemon.json says more."""
+
 _GROUP_MODE = stat.S_ISGID | stat.S_IRWXU | stat.S_IRWXG
 
 
@@ -191,6 +198,72 @@ def controllers(facts: host.Facts, root: str) -> Finding:
             '[zun_virt] cgroup_root to where they are, or boot with cgroup_enable=memory',
         )
     return Finding(Level.FINE, kind)
+
+
+def timeouts(facts: host.Facts) -> Finding:
+    """Judge how long things may take, by nova-compute's configuration."""
+    wrong = list(_timeouts(facts))
+    if wrong:
+        return Finding(Level.WARNING, '; '.join(wrong))
+    return Finding(
+        Level.FINE,
+        f'vif_plugging_timeout {CONF.vif_plugging_timeout} s, shutdown_timeout '
+        f'{CONF.shutdown_timeout} s, [zun_virt] docker_timeout {CONF.zun_virt.docker_timeout} s',
+    )
+
+
+def _timeouts(facts: host.Facts) -> Iterator[str]:
+    if not CONF.vif_plugging_timeout or not CONF.vif_plugging_is_fatal:
+        yield (
+            'a sandbox becomes ACTIVE before Neutron has wired it: set vif_plugging_timeout to '
+            'some minutes, and vif_plugging_is_fatal = true'
+        )
+    if not CONF.glance.timeout:
+        yield 'a Glance that hangs holds up a build for ever: set [glance] timeout = 60'
+    if not facts.live_restore and CONF.shutdown_timeout > _STOP_SECONDS:
+        yield (
+            f'Docker gives containers {_STOP_SECONDS} s to end when it is itself told to, and nova '
+            f'{CONF.shutdown_timeout}: turn live-restore on, or set "shutdown-timeout": '
+            f'{CONF.shutdown_timeout} in daemon.json'
+        )
+
+
+def open_vswitch(connection: str, seconds: float = 5) -> Finding:
+    """Judge whether the switch's database answers.
+
+    :param connection: as ``[os_vif_ovs] ovsdb_connection``
+    :param seconds: to wait for it
+    """
+    kind, _, where = connection.partition(':')
+    if kind not in ('tcp', 'unix'):
+        return Finding(Level.WARNING, f'{connection} is not looked at: only tcp: and unix: are')
+    try:
+        with _connected(kind, where, seconds) as stream:
+            stream.sendall(b'{"method": "list_dbs", "params": [], "id": 0}')
+            found = json.loads(stream.recv(65536))['result']
+    except (OSError, ValueError, KeyError) as error:
+        return Finding(
+            Level.FAILURE,
+            f"Open vSwitch's database does not answer at {connection}: {error}. Set [os_vif_ovs] "
+            'ovsdb_connection to where it listens, or run: ovs-vsctl set-manager '
+            'ptcp:6640:127.0.0.1',
+        )
+    if 'Open_vSwitch' not in found:
+        return Finding(Level.FAILURE, f'{connection} is no database of Open vSwitch: {found}')
+    return Finding(Level.FINE, f'Open vSwitch answers at {connection}')
+
+
+@contextlib.contextmanager
+def _connected(kind: str, where: str, seconds: float) -> Iterator[socket.socket]:
+    if kind == 'tcp':
+        address, _, port = where.rpartition(':')
+        with socket.create_connection((address.strip('[]'), int(port)), seconds) as stream:
+            yield stream
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+        stream.settimeout(seconds)
+        stream.connect(where)
+        yield stream
 
 
 def state_directory(path: str) -> Finding:

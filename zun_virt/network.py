@@ -10,6 +10,7 @@ import ipaddress
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import nova.conf
 import os_vif
 import os_vif.exception
 import os_vif.objects
@@ -21,6 +22,7 @@ from zun_virt import sandbox
 from zun_virt.privsep import FAILURES, interfaces
 
 LOG = logging.getLogger(__name__)
+CONF = nova.conf.CONF
 
 HOSTS_HEADER = """\
 # Written by the sandbox's host.
@@ -177,6 +179,12 @@ def literal(ip: typing.Any) -> str | None:
     """Return the address of nova's model of one, which may itself be without."""
     address = ip.get('address') if ip else None
     return str(address) if address else None
+
+
+def switch_database() -> str:
+    """Return where os-vif looks for Open vSwitch's database."""
+    os_vif.initialize()
+    return str(CONF.os_vif_ovs.ovsdb_connection)
 
 
 class Network:

@@ -73,3 +73,13 @@ def _start(context: priv_context.PrivContext) -> None:
             f'what runs as root cannot be started: {error}. The command is: {command}. What it '
             'said is in the log before this'
         ) from error
+
+
+def reach_root_by(helper: str) -> None:
+    """Set by what command root is reached where a context's options do not say.
+
+    nova-compute does so by itself.
+
+    :param helper: as nova's ``utils.get_root_helper`` returns it
+    """
+    priv_context.init(root_helper=shlex.split(helper))
