@@ -13,21 +13,30 @@ stage_mariadb() {
         mariadb-install-db --no-defaults --user=root --datadir="$data" \
             --auth-root-authentication-method=normal --skip-test-db
     fi
-    # Durability is left out: the database of a cloud for trying things out.
-    start mariadb - mariadbd --no-defaults --user=root --datadir="$data" \
-        --bind-address=$IP --port="$DB_PORT" --socket="$RUN/mysql.sock" \
-        --pid-file="$RUN/mysqld.pidfile" --skip-log-bin --performance-schema=off \
-        --innodb-flush-log-at-trx-commit=0 --innodb-doublewrite=0 \
-        --innodb-buffer-pool-size=256M --max-connections=1000 \
-        --character-set-server=utf8mb4 --collation-server=utf8mb4_general_ci --skip-name-resolve
-    wait_for 60 mariadb sql 'select 1'
+    start_service mariadb
+    answers mariadb
     for name in "${DATABASES[@]}"; do statements+="create database if not exists $name;"; done
     statements+="create user if not exists allinone@'$IP' identified by '$PASSWORD';"
     sql "$statements grant all on *.* to allinone@'$IP';"
 }
 
+# Not as durable as a cloud's own: what is committed outlives the server's death, not the machine's.
+start_mariadb() {
+    local command=(mariadbd --no-defaults --user=root --datadir="$STATE/mysql"
+        --bind-address=$IP --port="$DB_PORT" --socket="$RUN/mysql.sock"
+        --pid-file="$RUN/mysqld.pidfile" --skip-log-bin --performance-schema=off
+        --innodb-flush-log-at-trx-commit=2 --innodb-doublewrite=0
+        --innodb-buffer-pool-size=256M --max-connections=1000
+        --character-set-server=utf8mb4 --collation-server=utf8mb4_general_ci --skip-name-resolve)
+    start mariadb "$(cksum <<<"${command[*]}" | tr ' ' -)" "${command[@]}"
+}
+
 stage_rabbitmq() {
     render rabbitmq.conf | put "$ETC/rabbitmq.conf"
+    start_service rabbitmq
+}
+
+start_rabbitmq() {
     start rabbitmq - env HOME="$STATE/rabbit/home" RABBITMQ_NODENAME=allinone@localhost \
         RABBITMQ_NODE_IP_ADDRESS=$IP RABBITMQ_NODE_PORT="$MQ_PORT" \
         RABBITMQ_DIST_PORT="$MQ_DIST_PORT" ERL_EPMD_ADDRESS=$IP ERL_EPMD_PORT="$EPMD_PORT" \
@@ -39,7 +48,9 @@ stage_rabbitmq() {
         /usr/lib/rabbitmq/bin/rabbitmq-server
 }
 
-stage_memcached() {
+stage_memcached() { start_service memcached; }
+
+start_memcached() {
     start memcached - memcached -u root -l $IP -p "$MEMCACHE_PORT" -m 64
 }
 

@@ -50,6 +50,7 @@ start_service() {
                 --config-file "$ETC/zun/zun-agent.conf" ;;
         containerd | dockerd | registry) start_engine "$1" ;;
         *-2) start_second "$1" ;;
+        mariadb | rabbitmq | memcached) "start_$1" ;;
         *) die "no service $1" ;;
     esac
 }
@@ -120,6 +121,8 @@ answers() {
         dockerd-2) DOCKER_HOST=$SECOND_DOCKER wait_for 60 "$1" docker_up ;;
         zun-agent-2) wait_for 90 "$1" http_up "http://$LINK_THERE:$AGENT_PORT/" ;;
         nova-compute*) wait_for 90 "$1" joined "$1" ;;
+        mariadb) wait_for 60 "$1" sql 'select 1' ;;
+        rabbitmq) wait_for 60 "$1" message_bus_up ;;
     esac
 }
 
