@@ -34,9 +34,18 @@ class Admission:
     """Makes the record of a new container, and has Nova make its sandbox."""
 
     def __init__(
-        self, conf: typing.Any, store: Store, sandboxes: Sandboxes, images: Images
+        self,
+        conf: typing.Any,
+        store: Store,
+        sandboxes: Sandboxes,
+        images: Images,
+        host: str | None = None,
     ) -> None:
-        """Store containers in `store`, and have their sandboxes made by `sandboxes`."""
+        """Store containers in `store`, and have their sandboxes made by `sandboxes`.
+
+        :param host: whose agent this is, and the only one there at a time; None for a front end
+        """
+        self._host = host
         self._conf = conf.container
         self._images = images
         self._store = store
@@ -97,6 +106,7 @@ class Admission:
     ) -> Container:
         intent_id = container.uuid
         container.intent_id = intent_id
+        container.taken_by = self._host
         plan = self._sandboxes.plan(context, container, host=host)
         self._store.add_container(container)
         try:

@@ -75,7 +75,13 @@ class Agent:
             conf, self.store, self.runtime, self.sandboxes, drivers, self.sandbox_store
         )
         self.manager = Manager(
-            conf, self.store, self.runtime, self.sandboxes, drivers, self.reconciler.wake_with
+            conf,
+            self.store,
+            self.runtime,
+            self.sandboxes,
+            drivers,
+            self.reconciler.wake_with,
+            host=conf.host,
         )
 
 

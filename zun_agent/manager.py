@@ -37,19 +37,22 @@ class Manager:
         sandboxes: Sandboxes,
         images: Images,
         wake: Callable[[Container, float], None] = lambda container, since: None,
+        *,
+        host: str | None = None,
     ) -> None:
         """Put the parts together.
 
         :param wake: is called with a container of which something is wanted now, and with
             when its transaction began, as `time.monotonic` counts; without it the
             reconciler finds out by itself, some time later
+        :param host: see `admission.Admission`
         """
         self._conf = conf
         self._store = store
         self._runtime = runtime
         self._sandboxes = sandboxes
         self._wake = wake
-        self._admission = admission.Admission(conf, store, sandboxes, images)
+        self._admission = admission.Admission(conf, store, sandboxes, images, host)
 
     # Reading
 

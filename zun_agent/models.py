@@ -85,6 +85,8 @@ class Container(Base):
     (`intent_id`), with `sandbox_id` None; Nova's answer gives it its uuid for good.
 
     :ivar uuid: in the API; the server's uuid where a sandbox was made for it
+    :ivar taken_by: the host whose agent asks Nova for the sandbox; None where that is a front
+        end, which comes and goes without it
     :ivar owns_sandbox: the sandbox was made for it, and goes with it
     :ivar cpu: cores; None asks for no limit of its own
     :ivar memory: MiB; None asks for no limit of its own
@@ -110,6 +112,7 @@ class Container(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
     uuid: Mapped[str] = mapped_column(String(36), unique=True)
     intent_id: Mapped[str | None] = mapped_column(String(36), unique=True)
+    taken_by: Mapped[str | None] = mapped_column(String(255))
     project_id: Mapped[str] = mapped_column(String(255))
     user_id: Mapped[str] = mapped_column(String(255))
     created_at: Mapped[datetime.datetime] = mapped_column(default=now)

@@ -46,6 +46,9 @@ LOCK_WAIT = 2.0
 
 SANDBOX_WORKERS = 4
 
+SETTLE = 2.0
+"""Seconds between two looks after the requests that died with the agent before this one."""
+
 GRACE = 5.0
 """Seconds that steps in hand are given when the agent stops."""
 
@@ -68,6 +71,7 @@ class Reconciler:
         self._runtime = runtime
         self._sandboxes = sandboxes
         self._local = sandbox_store
+        self._earlier = intents.Earlier(conf.host, store, sandboxes, conf.sandbox.nova_timeout)
         self._stopping = threading.Event()
         self._passing = threading.Event()
         self._foreign: set[str] = set()
@@ -103,6 +107,7 @@ class Reconciler:
                 ('pass', conf.reconciler.full_pass_interval, self.full_pass, self._passing),
                 ('poll', POLL, self._poll, None),
                 ('report', conf.reconciler.report_interval, self._report, None),
+                ('settle', SETTLE, self._earlier.settle, None),
                 ('sweep', max(conf.sandbox.intent_timeout / 4, 10), self._sweep, None),
             )
         ]

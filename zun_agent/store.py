@@ -273,6 +273,14 @@ class Store(Registry):
             Container.created_at < before,
         )
 
+    def intents_taken(self, host: str, before: datetime.datetime) -> Containers:
+        """Return the intents that this host's agent took in before that moment."""
+        return self._select(
+            Container.sandbox_id.is_(None),
+            Container.taken_by == host,
+            Container.created_at < before,
+        )
+
     def bind_intent(
         self, intent_id: str, server_id: str, action: Action | None = None
     ) -> Container:

@@ -90,6 +90,7 @@ def agent(cloud, store, tmp_path):
         made.sandboxes,
         made.images,
         lambda container, since: made.woken.append(container.uuid),
+        host='one',
     )
     return made
 
@@ -256,6 +257,77 @@ def test_an_answer_that_comes_after_the_sweep(agent, monkeypatch):
         create(agent)
     assert agent.cloud.servers == {}
     assert agent.store.page(None) == []
+
+
+def died_in(agent, monkeypatch, reached):
+    """Have the agent's process end in the middle of a request for a sandbox.
+
+    :param reached: whether Nova got the request
+    """
+
+    class Killed(BaseException):
+        pass
+
+    ask = agent.sandboxes.create
+
+    def create_server(context, plan):
+        if reached:
+            ask(context, plan)
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(agent.sandboxes, 'create', create_server)
+        with pytest.raises(Killed):
+            create(agent)
+
+
+def earlier(agent, host='one', longest=60.0):
+    return intents.Earlier(host, agent.store, agent.sandboxes, longest)
+
+
+def test_a_request_that_died_with_the_agent_is_settled_by_the_next(agent, monkeypatch):
+    died_in(agent, monkeypatch, reached=True)
+    next_one = earlier(agent)
+    agent.cloud.fail('GET', '/v2.1/servers/detail', 503)
+    next_one.settle()
+    agent.cloud.failures.clear()
+    next_one.settle()
+    assert agent.cloud.servers == {}
+    next_one.settle()
+    assert agent.store.page(None) == []
+
+
+def test_what_nova_may_still_be_at_is_waited_for(agent, monkeypatch):
+    died_in(agent, monkeypatch, reached=False)
+    patient = earlier(agent)
+    for _ in range(3):
+        patient.settle()
+    (intent,) = agent.store.page(None)
+    assert intent.status == 'Deleting'
+    server = agent.cloud.server(
+        name=intent.name, tenant_id=intent.project_id, metadata={'zun_intent': intent.intent_id}
+    )
+    patient.settle()
+    assert server['id'] not in agent.cloud.servers
+    patient.settle()
+    assert agent.store.page(None) == []
+
+    died_in(agent, monkeypatch, reached=False)
+    earlier(agent, longest=0).settle()
+    assert agent.store.page(None) == []
+
+
+def test_others_requests_are_left_to_them(agent, monkeypatch):
+    """Those of the agent itself, of other hosts' agents, and of front ends."""
+    next_one = earlier(agent, longest=0)
+    died_in(agent, monkeypatch, reached=False)
+    next_one.settle()
+    earlier(agent, host='two', longest=0).settle()
+    agent.manager = Manager(agent.conf, agent.store, agent.runtime, agent.sandboxes, agent.images)
+    died_in(agent, monkeypatch, reached=False)
+    assert [intent.status for intent in agent.store.page(None)] == ['Creating'] * 2
+    earlier(agent, longest=0).settle()
+    assert [intent.taken_by for intent in agent.store.page(None)] == [None]
 
 
 def test_a_container_that_is_deleted_before_nova_answers(agent, monkeypatch):
