@@ -291,7 +291,9 @@ def _ended(
     if restarts.unjudged(container, docker) and not killed and restarts.just_killed(docker, now):
         return Step(delay=restarts.JUDGEMENT)
     if container.interrupted or (
-        restarts.unjudged(container, docker) and restarts.runs_again(container.uuid, docker, view)
+        restarts.runs_again(container.uuid, docker, view)
+        if restarts.unjudged(container, docker)
+        else restarts.was_told_with_sandbox(container.uuid, docker, view)
     ):
         if view.ready:
             return Step(act=Act.START)

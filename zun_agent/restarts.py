@@ -7,6 +7,7 @@ import datetime
 from zun_agent.facts import Facts, parse_time
 from zun_agent.models import Container, Status
 from zun_agent.view import View
+from zun_virt import sandbox as contract
 from zun_virt.sandbox import State
 
 BACKOFF_FIRST = 0.1
@@ -22,6 +23,9 @@ CLOCK_SLACK = datetime.timedelta(seconds=0.5)
 
 KILLED = 137
 
+TOLD = (0, 143)
+"""With which processes end that are told to: all of them, when Docker or the host shuts down."""
+
 JUDGEMENT = 0.4
 """Seconds after a kill in which it cannot be told yet whether the sandbox died, too."""
 
@@ -30,15 +34,16 @@ def runs_again(uuid: str, docker: Facts, view: View) -> bool:
     """Tell whether a container ended because its sandbox did, and not by itself.
 
     The driver names those that it stops. Others died with their sandbox, or with the
-    whole host, when nobody could look.
+    whole host, when nobody could look. A Docker that shuts down tells them all to end, and
+    who does as told looks like one that had done its work.
     """
     record = view.record
     if docker.alive or docker.started_at is None or record is None:
         return False
+    latest = _in_present_run(docker, record)
     if view.gone and record.state not in (State.STOPPING, State.STOPPED):
-        return uuid in record.running or docker.exit_code in (KILLED, 255)
-    began = parse_time(record.pause.started_at) if record.pause else None
-    if record.state in (State.READY, State.PAUSED) and began and docker.started_at >= began:
+        return (uuid in record.running and not latest) or docker.exit_code in (KILLED, 255)
+    if latest:
         # It ran in the present run of the sandbox. Did that end unnoticed?
         if view.pause is None or view.pause.alive:
             return False
@@ -48,12 +53,42 @@ def runs_again(uuid: str, docker: Facts, view: View) -> bool:
         return False
     if docker.finished_at is None or docker.finished_at < docker.started_at - CLOCK_SLACK:
         return True  # its end was not seen; the time is that of an earlier one
-    ended = view.pause.finished_at if view.pause else None
+    return view.pause is not None and _ended_with(docker, view.pause)
+
+
+def was_told_with_sandbox(uuid: str, docker: Facts, view: View) -> bool:
+    """Tell whether an end that was taken for the container's own was its sandbox's, too.
+
+    Docker told all to end when it shut down, and those that did at once were seen first.
+    """
+    record = view.record
+    if docker.exit_code not in TOLD or docker.started_at is None or record is None:
+        return False
+    if not _in_present_run(docker, record):
+        return uuid in record.running
+    return view.pause is not None and _ended_with(docker, view.pause)
+
+
+def _in_present_run(docker: Facts, record: contract.Sandbox) -> bool:
+    """Tell whether a container ran in the run of the sandbox of which its record speaks."""
+    if record.pause is None or record.state not in (State.READY, State.PAUSED):
+        return False
+    began = parse_time(record.pause.started_at)
+    return began is not None and docker.started_at is not None and docker.started_at >= began
+
+
+def _ended_with(docker: Facts, pause: Facts) -> bool:
+    """Tell whether a container ended because its sandbox's pause container did, or as that did.
+
+    How that ended is known until it runs again; by then the driver has named the others.
+    """
+    if pause.finished_at is None or docker.started_at is None or docker.finished_at is None:
+        return False
+    told = not pause.alive and pause.exit_code in TOLD
     return (
-        ended is not None
-        and docker.exit_code in (KILLED, 255)
-        and docker.started_at <= ended
-        and docker.finished_at >= ended - TOGETHER
+        (told or docker.exit_code in (KILLED, 255))
+        and docker.started_at <= pause.finished_at
+        and docker.finished_at >= pause.finished_at - TOGETHER
     )
 
 

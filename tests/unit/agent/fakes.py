@@ -240,13 +240,13 @@ class World:
         self.look(record.instance_id)
         return record
 
-    def stop_box(self, box, *running, crash=False):
-        """Stop a sandbox, whose containers die; a crash names nobody."""
+    def stop_box(self, box, *running, crash=False, code=137):
+        """Stop a sandbox, whose containers end with that code; a crash names nobody."""
         if not crash:
             box = self.write(box, state=contract.State.STOPPING, running=running)
         for found in list(self.runtime.containers.values()):
             if found.labels[contract.LABEL_SANDBOX] == box.instance_id and found.alive:
-                self.runtime.end(found.id, 137, ago=0.5)
+                self.runtime.end(found.id, code, ago=0.5)
         if crash:
             return box
         return self.write(box, state=contract.State.STOPPED)

@@ -115,7 +115,26 @@ def test_a_sandbox_that_is_not_ours_is_let_be():
         # In the present run of the sandbox: by itself, unless the sandbox died, too.
         (State.READY, (), 137, 50, docker(started_at=at(-3600)), False),
         (State.READY, (), 137, 50, docker('exited', started_at=at(-9), finished_at=at(50)), True),
-        (State.READY, (), 0, 50, docker('exited', started_at=at(-9), finished_at=at(50)), False),
+        (
+            State.READY,
+            (),
+            0,
+            50,
+            docker('exited', started_at=at(-9), finished_at=at(50), exit_code=137),
+            False,
+        ),
+        # Docker shut down, and told everybody to end.
+        (State.READY, (), 0, 50, docker('exited', started_at=at(-9), finished_at=at(51)), True),
+        (
+            State.READY,
+            (),
+            143,
+            50,
+            docker('exited', started_at=at(-9), finished_at=at(50), exit_code=143),
+            True,
+        ),
+        (State.READY, (), 0, 40, docker('exited', started_at=at(-9), finished_at=at(50)), False),
+        (State.READY, (), 0, 50, docker(started_at=at(-9)), False),
         (State.READY, (), 137, 40, docker('exited', started_at=at(-9), finished_at=at(50)), False),
         # The driver tells whom it stopped.
         (State.STOPPING, ('x',), 143, 50, None, True),
@@ -141,6 +160,17 @@ def test_a_run_before_the_present_one_of_the_sandbox():
     assert restarts.runs_again('x', found, view)
     early = docker('exited', exit_code=137, finished_at=at(10))
     assert not restarts.runs_again('x', early, view)
+
+
+@pytest.mark.parametrize(
+    ('gone', 'began', 'expected'), [(True, -9, False), (True, 100, True), (False, 100, True)]
+)
+def test_whom_the_driver_named_for_an_earlier_run_of_the_sandbox(gone, began, expected):
+    """One that ran again since, and ended, is not named any more."""
+    started = f'{at(began).isoformat()}Z'
+    pause = contract.PauseContainer(id='pause-id', started_at=started, boot_id='boot')
+    view = View(record=record(pause=pause, running=('x',)), gone=gone)
+    assert restarts.runs_again('x', docker('exited', finished_at=at(50)), view) is expected
 
 
 def test_a_kill_just_now_is_not_judged_yet():

@@ -585,6 +585,42 @@ class TestSandbox:
         assert world.settle(running).status == Status.RUNNING
         assert world.docker(running).alive
 
+    @pytest.mark.parametrize('noticed', ['as it ends', 'with its sandbox', 'by the driver', None])
+    def test_those_that_a_shutdown_of_docker_ended_run_again(self, world, box, running, noticed):
+        """They end well, as told; a job that had ended so before does not run again."""
+        job = world.container(box)
+        world.settle(job)
+        world.runtime.end(world.docker(job).id, 0, ago=30)
+        assert world.settle(job).status == Status.STOPPED
+        if noticed == 'as it ends':
+            world.runtime.end(world.docker(running).id, 0, ago=0.6)
+            container = world.settle(running)
+            assert (container.status, container.interrupted) == (Status.STOPPED, False)
+        box = world.stop_box(box, crash=True, code=0)
+        if noticed in ('as it ends', 'with its sandbox'):
+            assert world.settle(running).interrupted
+        box = world.write(box, state=contract.State.STOPPED, running=(running,))
+        if noticed == 'by the driver':
+            assert world.settle(running).interrupted
+        world.start_box(box)
+        assert world.settle(running).status == Status.RUNNING
+        assert world.docker(running).alive
+        assert world.settle(job).status == Status.STOPPED
+        assert not world.docker(job).alive
+
+    def test_a_job_that_had_ended_when_nova_stopped_its_sandbox_does_not(self, world, box):
+        job = world.container(box)
+        world.settle(job)
+        world.runtime.end(world.docker(job).id, 0, ago=0)
+        assert world.settle(job).status == Status.STOPPED
+        box = world.write(box, state=contract.State.STOPPING)
+        world.runtime.end(box.pause.id, 0)
+        assert not world.settle(job).interrupted
+        box = world.stop_box(box)
+        assert not world.settle(job).interrupted
+        world.start_box(box)
+        assert world.settle(job).status == Status.STOPPED
+
     def test_a_policy_waits_for_the_sandbox(self, world, box):
         uuid = world.container(box, restart_policy={'Name': 'always'})
         world.settle(uuid)
