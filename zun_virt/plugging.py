@@ -195,7 +195,9 @@ class Plugging:
             applied = self._connector.applied(instance.uuid)
             self._network.unplug(instance, [vif for vif in applied if vif['id'] not in ids])
             if self._change_interfaces(instance, vifs, names):
-                LOG.info('Took over what has changed of its ports', instance=instance)
+                # Nothing has changed of one that was started or stopped since the last look.
+                level = logging.INFO if applied else logging.DEBUG
+                LOG.log(level, 'Took over what Neutron says of its ports', instance=instance)
 
 
 @contextlib.contextmanager
