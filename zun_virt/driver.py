@@ -22,6 +22,7 @@ from zun_virt import (
     privsep,
     sandbox,
 )
+from zun_virt.caching import Caching
 from zun_virt.connector import Connector
 from zun_virt.errors import in_novas_words
 from zun_virt.host import Host, HostError, connect
@@ -39,7 +40,9 @@ conf.register(CONF)
 _DESTROY_SECONDS = 10
 
 
-class ZunDriver(Inspection, Minding, Offering, Moving, Rescuing, Refusals, driver.ComputeDriver):
+class ZunDriver(
+    Inspection, Minding, Caching, Offering, Moving, Rescuing, Refusals, driver.ComputeDriver
+):
     """Sandboxes: servers that are a place to run containers."""
 
     capabilities = dict(
@@ -84,7 +87,9 @@ class ZunDriver(Inspection, Minding, Offering, Moving, Rescuing, Refusals, drive
         self._sandboxes = lifecycle.Lifecycle(self._host, self._cgroups, store, config.lock_timeout)
         self._connector = Connector(self.virtapi, self._network, self._sandboxes)
         self._init_plugging(host)
+        self._start_caching(client, host)
         self._start_minding(host)
+        self._passes.add('images', self._age_images, max(0, CONF.image_cache.manager_interval))
         self._passes.add('ports', self._follow_ports, config.port_sync_interval)
 
     def cleanup_host(self, host: str) -> None:

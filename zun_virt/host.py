@@ -78,7 +78,7 @@ def connect(url: str, timeout: int) -> typing.Any:
     :param timeout: seconds to wait for an answer
     :raises HostUnavailable: the engine does not answer
     """
-    with _translated(f'Connecting to {url}'):
+    with translated(f'Connecting to {url}'):
         # One client serves all threads; its pool is a number to keep, not a limit.
         return docker.APIClient(base_url=url, version='auto', timeout=timeout, max_pool_size=32)
 
@@ -98,7 +98,7 @@ class Host:
 
     def facts(self) -> Facts:
         """Return what Docker says of itself and of the machine."""
-        with _translated('Reading the facts of the engine'):
+        with translated('Reading the facts of the engine'):
             info = self._client.info()
         numbers = [*info['ServerVersion'].split('+')[0].split('-')[0].split('.'), '0', '0'][:3]
         return Facts(
@@ -156,7 +156,7 @@ class Host:
         return self._list(f'{sandbox.LABEL_SANDBOX}={instance_id}')
 
     def _list(self, *labels: str) -> list[Container]:
-        with _translated('Listing containers'):
+        with translated('Listing containers'):
             entries = self._client.containers(all=True, filters={'label': list(labels)})
         return [
             Container(
@@ -174,7 +174,7 @@ class Host:
         :param container: its id or name
         :raises NotFound: there is none
         """
-        with _translated(f'Inspecting container {container}'):
+        with translated(f'Inspecting container {container}'):
             data = self._client.inspect_container(container)
         return Container(
             id=data['Id'],
@@ -203,13 +203,13 @@ class Host:
         :raises NotFound: its image does not exist
         :raises Conflict: the name is taken
         """
-        with self._starts, _translated(f'Creating container {name}'):
+        with self._starts, translated(f'Creating container {name}'):
             created: str = self._client.create_container_from_config(request, name)['Id']
         return created
 
     def start(self, container: str) -> None:
         """Start a container; one that runs is fine."""
-        with self._starts, _translated(f'Starting container {container}'):
+        with self._starts, translated(f'Starting container {container}'):
             self._client.start(container)
 
     def stop(self, container: str, timeout: int) -> None:
@@ -217,18 +217,18 @@ class Host:
 
         :param timeout: seconds between its stop signal and SIGKILL
         """
-        with contextlib.suppress(NotFound), _translated(f'Stopping container {container}'):
+        with contextlib.suppress(NotFound), translated(f'Stopping container {container}'):
             self._client.stop(container, timeout=timeout)
 
     def pause(self, container: str) -> None:
         """Freeze a container's processes; one that has ended or is frozen already is fine."""
-        with contextlib.suppress(NotFound, Conflict), _translated(f'Pausing container {container}'):
+        with contextlib.suppress(NotFound, Conflict), translated(f'Pausing container {container}'):
             self._client.pause(container)
 
     def unpause(self, container: str) -> None:
         """Thaw a container's processes; one that is not frozen or has gone is fine."""
         try:
-            with _translated(f'Unpausing container {container}'):
+            with translated(f'Unpausing container {container}'):
                 self._client.unpause(container)
         except HostError as error:
             # The agent thaws what it is to stop, and asks nobody.
@@ -244,7 +244,7 @@ class Host:
         with contextlib.suppress(NotFound):
             while True:
                 try:
-                    with _translated(f'Removing container {container}'):
+                    with translated(f'Removing container {container}'):
                         self._client.remove_container(container, v=True, force=True)
                 except Conflict as error:
                     # The agent does at the same moment what its user asked for.
@@ -259,14 +259,14 @@ class Host:
 
         Each begins with the time at which it was written, and a blank.
         """
-        with _translated(f'Reading the log of container {container}'):
+        with translated(f'Reading the log of container {container}'):
             data: bytes = self._client.logs(container, tail=lines, timestamps=True)
         return data
 
     def image_id(self, name: str) -> str | None:
         """Return the id of the image with this name, or None when there is none."""
         try:
-            with _translated(f'Inspecting image {name}'):
+            with translated(f'Inspecting image {name}'):
                 found: str = self._client.inspect_image(name)['Id']
         except NotFound:
             return None
@@ -277,7 +277,7 @@ class Host:
 
         :param pattern: a name in which ``*`` stands for anything
         """
-        with _translated(f'Looking for images {pattern}'):
+        with translated(f'Looking for images {pattern}'):
             found = self._client.images(filters={'reference': pattern})
         newest: str | None = max(found, key=lambda image: image['Created'])['Id'] if found else None
         return newest
@@ -288,7 +288,7 @@ class Host:
         :raises NotFound: the registry does not have it
         """
         repository, tag = _reference(name)
-        with _translated(f'Pulling image {name}'):
+        with translated(f'Pulling image {name}'):
             # Docker answers 200 and puts an error into the stream.
             for line in self._client.pull(repository, tag=tag, stream=True, decode=True):
                 if 'error' in line:
@@ -303,7 +303,7 @@ class Host:
 
         :raises ImageRefused: Docker finds it damaged
         """
-        with _translated(f'Loading image {tag}'):
+        with translated(f'Loading image {tag}'):
             for line in self._client.load_image(archive):
                 if 'error' in line:
                     raise ImageRefused(f'Loading image {tag}: {line["error"]}')
@@ -328,7 +328,7 @@ class Host:
                 f'{sandbox.LABEL_HOST}={self._owner}',
             ],
         }
-        with _translated('Following events'):
+        with translated('Following events'):
             stream = self._client.events(filters=filters, decode=True)
         try:
             yield _events(stream), stream.close
@@ -347,7 +347,7 @@ class Host:
             since = moment(container.finished_at).timestamp()
         except (ValueError, OverflowError):
             return False
-        with _translated(f'Looking for the end of container {container.id}'):
+        with translated(f'Looking for the end of container {container.id}'):
             stream = self._client.events(
                 since=f'{since - 1:.6f}',
                 until=f'{time.time():.6f}',
@@ -365,7 +365,7 @@ class Host:
 
 
 def _events(stream: typing.Any) -> Iterator[tuple[str, str]]:
-    with _translated('Following events'):
+    with translated('Following events'):
         for event in stream:
             yield event['Action'], event['Actor']['Attributes'][sandbox.LABEL_SANDBOX]
 
@@ -380,8 +380,11 @@ def _reference(name: str) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def _translated(attempt: str) -> Iterator[None]:
-    """Raise errors of the library as ours, with what was attempted."""
+def translated(attempt: str) -> Iterator[None]:
+    """Raise errors of the library as ours, with what was attempted.
+
+    :raises HostError: or one of its kin
+    """
     try:
         yield
     except docker.errors.APIError as error:

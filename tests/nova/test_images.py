@@ -41,6 +41,17 @@ class GlanceTestCase(base.CloudTestCase):
         self.assertEqual(4, len({self.record(server).incarnation for server in servers}))
         self.assertEqual(4, len(set(self.box.plugged())))
 
+    def test_an_image_is_cached_before_it_is_needed(self):
+        glance_image = self.archive(fakes.archive())
+        aggregate = self.api.post_aggregate({'aggregate': {'name': 'boxes'}})
+        self.api.add_host_to_aggregate(aggregate['id'], 'box')
+        self.api.api_post(
+            f'/os-aggregates/{aggregate["id"]}/images', {'cache': [{'id': glance_image}]}
+        )
+        self.eventually(lambda: self.assertEqual(1, len(self.box.history('load'))))
+        self.create(imageRef=glance_image)
+        self.assertEqual(1, len(self.box.history('load')))
+
     def assert_refused(self, glance_image, reason):
         server = self.create('ERROR', imageRef=glance_image)
         self.assertIn(reason, server['fault']['message'])

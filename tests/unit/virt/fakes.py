@@ -258,6 +258,18 @@ class FakeDocker:
             if fnmatch.fnmatch(name, filters['reference'])
         ]
 
+    def remove_image(self, name):
+        self._call('remove_image', name)
+        with self.lock:
+            if name not in self.images_:
+                raise api_error(404, f'No such image: {name}')
+            ident = self.images_[name]
+            last = list(self.images_.values()).count(ident) == 1
+            for container in self.containers_.values():
+                if last and container['Config']['Image'] in (name, ident):
+                    raise api_error(409, f'unable to remove {name}: container is using it')
+            del self.images_[name]
+
     def pull(self, repository, tag=None, stream=False, decode=False):
         self._call('pull', repository)
         if repository not in self.in_registry:
@@ -600,7 +612,17 @@ class FakeGlance:
 
     def __init__(self):
         self.data = {}
+        self.properties = {'img_hv_type': 'docker'}
         self.downloads = []
+
+    def get(self, context, image_id):
+        return {
+            'id': image_id,
+            'container_format': 'docker',
+            'disk_format': 'raw',
+            'checksum': hashlib.md5(self.data[image_id]).hexdigest(),
+            'properties': self.properties,
+        }
 
     def download(self, context, image_id, data=None, dest_path=None, trusted_certs=None):
         self.downloads.append(image_id)
