@@ -17,6 +17,9 @@ from zun_virt.sandbox import State
 
 LOG = logging.getLogger(__name__)
 
+STARTS = 0.3
+"""Seconds that containers have to start in a new sandbox before Neutron is asked about it."""
+
 RETRY = 2.0
 """Seconds until Nova is asked again about a sandbox that it has elsewhere."""
 
@@ -98,7 +101,10 @@ class Claims:
         elif record.pause is not None:
             self._held[sandbox_id] = _Held(record.incarnation, record.pause)
         ready = record.state == State.READY
+        new = sandbox_id not in self._addresses
         self._wake_all(sandbox_id, record if ready else None)
+        if new and sandbox_id in self._addresses:
+            return STARTS  # Neutron's work for an answer would come in between
         if ready or record.state in (State.PAUSED, State.STOPPED):
             self._learn_addresses(record)
         return None

@@ -8,8 +8,8 @@ import uuid
 
 from oslo_config import cfg
 
+from zun_agent import claims, errors
 from zun_agent import conf as options
-from zun_agent import errors
 from zun_agent.facts import Facts, Listed
 from zun_agent.images import Images
 from zun_agent.images.docker import DockerImages
@@ -260,7 +260,8 @@ class World:
 
     def look(self, sandbox_id):
         with contextlib.suppress(errors.ServiceUnavailable):
-            self.agent._claims.look(sandbox_id)
+            if self.agent._claims.look(sandbox_id) == claims.STARTS:
+                self.agent._claims.look(sandbox_id)
 
     # The user's part
 

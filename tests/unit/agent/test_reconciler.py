@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from tests.unit.agent.fakes import HOST, World
-from zun_agent import decision, errors, networks, restarts
+from zun_agent import claims, decision, errors, networks, restarts
 from zun_agent.models import Status, now
 from zun_agent.store import Store
 from zun_virt import sandbox as contract
@@ -148,6 +148,23 @@ def test_nothing_is_looked_for_between_ready_and_the_start(world, monkeypatch):
     assert world.agent.converge(uuid) is None
     assert world.store.container(uuid).status == Status.RUNNING
     assert before == []
+
+
+def test_neutron_is_asked_when_the_containers_run(world, monkeypatch):
+    asked, ask = [], world.sandboxes.addresses
+    monkeypatch.setattr(
+        world.sandboxes, 'addresses', lambda record: asked.append(record) or ask(record)
+    )
+    box = world.box(State.BUILDING)
+    uuid = world.container(box)
+    world.settle(uuid)
+    world.local.write(box.replace(state=State.READY))
+    assert world.agent._claims.look(box.instance_id) == claims.STARTS
+    assert world.settle(uuid).status == Status.RUNNING
+    assert asked == []
+    assert world.agent._claims.look(box.instance_id) is None
+    assert len(asked) == 1
+    assert world.settle(uuid).addresses == {'a-network': [{'addr': '10.0.0.5', 'version': 4}]}
 
 
 def test_a_container_that_went_before_its_start_is_made_again(world):
