@@ -11,13 +11,13 @@ import threading
 import time
 import typing
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nova.compute import vm_states
 from nova.virt import event as virtevent
 from oslo_log import log as logging
 
-from zun_virt import ends, errors, host, lifecycle, servers
+from zun_virt import ends, errors, host, lifecycle, servers, switch
 from zun_virt.sandbox import Sandbox, State
 
 LOG = logging.getLogger(__name__)
@@ -109,23 +109,52 @@ class Recovery:
             return
         alive = {c.sandbox_id for c in self._docker.sandboxes() if c.alive}
         present = self._sandboxes.store.ids()
+        wired: list[Sandbox] = []
         for server in self._servers.here():
             if server.uuid in present and not server.task_state:
                 record = self._sandboxes.record(server.uuid)
                 if record and not _right(server.vm_state, record.state, server.uuid in alive):
                     self.settle_soon(server.uuid)
+                elif record and record.state in _RIGHT:
+                    wired.append(record)
+        self._look_at_switch(wired)
+
+    def _look_at_switch(self, wired: Sequence[Sandbox]) -> None:
+        """Plug again what the switch has lost, as one does whose database is made anew.
+
+        :param wired: records of sandboxes that run
+        """
+        try:
+            there = {port.port_id for port in switch.ports()} if wired else set()
+        except switch.SwitchError as error:
+            LOG.warning('%s; the next pass looks again', error)
+            return
+        for record in wired:
+            if lost := {address.port_id for address in record.addresses} - there:
+                LOG.warning(
+                    'Sandbox %s: the switch lost ports %s; plugging again', record.instance_id, lost
+                )
+                self._soon(record.instance_id, self._replug)
+
+    def _replug(self, instance_id: str) -> None:
+        server = self._servers.get(instance_id)
+        if server is not None and not server.task_state and self.begun:
+            self._actor.plug_vifs(server, server.get_network_info())
 
     def settle_soon(self, instance_id: str) -> None:
         """Settle a sandbox in another thread: it may take until Neutron has done its part."""
+        self._soon(instance_id, self._settle_alone)
+
+    def _soon(self, instance_id: str, act: Callable[[str], None]) -> None:
         with self._guard:
             if not self.begun or instance_id in self._at_work:
                 return
             self._at_work.add(instance_id)
-        self._pool.submit(self._settle, instance_id)
+        self._pool.submit(self._settle, instance_id, act)
 
-    def _settle(self, instance_id: str) -> None:
+    def _settle(self, instance_id: str, act: Callable[[str], None]) -> None:
         try:
-            self._servers.alone(instance_id, lambda: self._settle_alone(instance_id))
+            self._servers.alone(instance_id, lambda: act(instance_id))
         except errors.FAILURES as error:
             LOG.warning(
                 'Sandbox %s is not as nova says, and cannot be made so: %s; it is tried again '

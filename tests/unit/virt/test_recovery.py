@@ -9,7 +9,7 @@ from nova.compute import power_state
 
 from tests.unit.virt import fakes
 from tests.unit.virt.conftest import make_image, make_instance, make_vif
-from zun_virt import events, recovery, sandbox
+from zun_virt import events, recovery, sandbox, switch
 from zun_virt.sandbox import State
 from zun_virt.servers import Fate
 
@@ -171,6 +171,23 @@ def test_a_stop_that_failed_is_taken_back_since_nova_says_it_runs(zun, machine, 
     assert record(machine, server).running == (lives,)
 
 
+def test_a_port_that_the_switch_lost_is_plugged_again(zun, machine, server):
+    before, device = dict(machine.switch.ports), dict(machine.kernel.devices)
+    machine.switch.ports.clear()
+    zun._recovery.look_around()
+    until(lambda: machine.switch.ports == before)
+    assert machine.kernel.devices == device
+
+
+def test_a_switch_that_does_not_answer_is_asked_again(zun, machine, server, monkeypatch, caplog):
+    def fail():
+        raise switch.SwitchError('Open vSwitch does not answer: no socket')
+
+    monkeypatch.setattr(switch, 'ports', fail)
+    zun._recovery.look_around()
+    assert 'does not answer' in caplog.text
+
+
 def test_nothing_is_done_while_nova_works_on_the_server(zun, machine, server, heard):
     server.task_state = 'powering-off'
     zun.power_off(server, 0, 0)
@@ -303,3 +320,15 @@ def test_no_thread_of_a_driver_that_ended_stays(zun):
     zun.cleanup_host('host1')
     names = {thread.name for thread in threading.enumerate()}
     assert not {name for name in names if name.startswith(('zun-passes', 'zun-events'))}
+
+
+def test_what_the_switch_says():
+    table = {
+        'headings': ['name', 'external_ids'],
+        'data': [
+            ['br-int', ['map', []]],
+            ['tap1', ['map', [['iface-id', 'p1'], ['vm-uuid', 'i1'], ['attached-mac', 'm']]]],
+            ['qr-1', ['map', [['iface-id', 'p2']]]],
+        ],
+    }
+    assert switch.parse(table) == [switch.Port('tap1', 'p1', 'i1')]
