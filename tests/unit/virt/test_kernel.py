@@ -1,126 +1,127 @@
-"""The kernel's own answer to what is asked of it for an interface, in a namespace of the test's."""
+"""Limits against the kernel itself, where this user may write cgroups."""
 
-import json
+import contextlib
+import dataclasses
 import os
 import pathlib
 import subprocess
-import time
+import sys
 import uuid
 
 import pytest
 
-from zun_virt import privsep
-from zun_virt.privsep import interfaces
+from zun_virt import cgroup, privsep
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason='only root can make namespaces')
+MIB = 1 << 20
+ROOT = pathlib.Path('/sys/fs/cgroup')
+LIMITS = cgroup.Limits(quota=100_000, period=100_000, shares=1024, memory=128 * MIB, pids=50)
+CONTAINER = 'c' * 64
+HOLDS_60_MIB = 'import sys; x = bytearray(60 << 20); print(flush=True); sys.stdin.read()'
 
-MAC = 'fa:16:3e:aa:00:01'
-ROUTES = [['0.0.0.0/0', '10.7.0.1'], ['::/0', 'fd07::1']]
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or not os.access(ROOT / 'memory', os.W_OK) or os.cpu_count() < 2,
+    reason='needs root, cgroup v1 and two cores',
+)
 
 
 @pytest.fixture
-def space(monkeypatch):
-    """A process in a network namespace of its own, and the name of a device for it."""
-    process = subprocess.Popen(['unshare', '--net', 'sleep', '60'])
-    own = pathlib.Path('/proc/self/ns/net').readlink()
-    deadline = time.monotonic() + 5
-    while pathlib.Path(f'/proc/{process.pid}/ns/net').readlink() == own:
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            process.wait()
-            pytest.skip('this machine lets nobody make a namespace')
-        time.sleep(0.01)
-    device = f'tap{uuid.uuid4().hex}'[:14]
-    # What would be done by a privileged process is done here.
-    monkeypatch.setattr(privsep.network, 'client_mode', False)
-    yield process.pid, device
-    interfaces.unplug(device)
-    process.kill()
-    process.wait()
+def cgroups():
+    for context in (privsep.network, privsep.mounts):
+        context.set_client_mode(False)
+    yield cgroup.make('cgroupfs', 1, str(ROOT))
+    for context in (privsep.network, privsep.mounts):
+        context.set_client_mode(True)
 
 
-def plug(space, addresses, stale=(), routes=ROUTES, mtu=1450):
-    pid, device = space
-    request = {
-        'mac': MAC,
-        'mtu': mtu,
-        'addresses': list(addresses),
-        'stale': list(stale),
-        'routes': [list(route) for route in routes],
-        'accept_ra': False,
-    }
-    return interfaces.plug(pid, device, request)
+@pytest.fixture
+def parent(cgroups):
+    name = f'/zun/{uuid.uuid4().hex}'
+    before = set(ROOT.glob('*/zun'))
+    cgroups.create(name, LIMITS)
+    yield name
+    cgroups.remove(name)
+    for directory in set(ROOT.glob('*/zun')) - before:
+        directory.rmdir()
 
 
-def ip(space, *words):
-    command = ['nsenter', '-t', str(space[0]), '-n', 'ip', '-json', *words]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10)
-    return json.loads(done.stdout)
+@pytest.fixture
+def container(parent):
+    """A process that holds memory, in a cgroup like that of a container."""
+    trees = ('memory', 'cpu', 'cpuacct', 'cpuset', 'pids')
+    own = {tree: ROOT / tree / parent[1:] / CONTAINER for tree in trees}
+    with contextlib.ExitStack() as undo:
+        for directory in own.values():
+            directory.mkdir(parents=True)
+        process = subprocess.Popen(
+            [sys.executable, '-c', HOLDS_60_MIB],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            preexec_fn=lambda: _enter(*(own[tree] for tree in trees if tree != 'cpuset')),
+        )
+        undo.callback(process.wait, 10)
+        undo.callback(process.communicate)
+        process.stdout.readline()
+        yield own
 
 
-def addresses(space):
-    (link,) = ip(space, 'addr', 'show', 'dev', 'eth0')
-    return {f'{a["local"]}/{a["prefixlen"]}' for a in link['addr_info'] if a['scope'] == 'global'}
+def _enter(*directories):
+    for directory in directories:
+        (directory / 'cgroup.procs').write_text(str(os.getpid()))
 
 
-def routes(space):
-    found = ip(space, 'route') + ip(space, '-6', 'route')
-    return {(r['dst'], r.get('gateway')) for r in found if r.get('protocol') != 'kernel'}
+def read(parent, tree, name):
+    return (ROOT / tree / parent[1:] / name).read_text().strip()
 
 
-@pytest.mark.parametrize(
-    ('before', 'after', 'stale', 'seen'),
-    [
-        (['10.7.0.5/24'], ['10.7.0.5/24'], [], ['10.7.0.5/24']),
-        # The first address of a subnet goes, the others stay.
-        (['10.7.0.5/24'], ['10.7.0.6/24'], ['10.7.0.5/24'], ['10.7.0.6/24']),
-        (
-            ['10.7.0.5/24', '10.7.0.6/24', '10.7.0.7/24'],
-            ['10.7.0.6/24', '10.7.0.7/24'],
-            ['10.7.0.5/24'],
-            ['10.7.0.6/24', '10.7.0.7/24'],
-        ),
-        (['fd07::5/64'], ['fd07::6/64'], ['fd07::5/64'], ['fd07::6/64']),
-        (['10.7.0.5/24'], [], ['10.7.0.5/24'], []),
-        # Nobody said that this one was Neutron's.
-        (['10.7.0.5/24'], ['10.7.0.6/24'], [], ['10.7.0.5/24', '10.7.0.6/24']),
-        (['10.7.0.5/24'], ['10.7.0.6/24'], ['10.7.0.5/24', '10.7.0.9/24'], ['10.7.0.6/24']),
-    ],
-)
-def test_addresses_follow(space, before, after, stale, seen):
-    assert plug(space, before) == 'eth0'
-    assert plug(space, after, stale) == 'eth0'
-    assert addresses(space) == set(seen)
+def test_limits_change_while_a_process_runs(cgroups, parent, container):
+    new = dataclasses.replace(LIMITS, memory=256 * MIB, quota=50_000, period=50_000, pids=20)
+    cgroups.update(parent, new, LIMITS)
+    assert read(parent, 'memory', 'memory.limit_in_bytes') == str(256 * MIB)
+    assert read(parent, 'cpu', 'cpu.cfs_quota_us') == '50000'
+    assert read(parent, 'pids', 'pids.max') == '20'
+    cgroups.update(parent, LIMITS, new)
+    assert read(parent, 'memory', 'memory.limit_in_bytes') == str(128 * MIB)
 
 
-def test_routes_follow(space):
-    plug(space, ['10.7.0.5/24', 'fd07::5/64'], routes=[*ROUTES, ['10.99.0.0/16', None]])
-    assert routes(space) == {
-        ('default', '10.7.0.1'),
-        ('default', 'fd07::1'),
-        ('10.99.0.0/16', None),
-    }
-    wanted = [['0.0.0.0/0', '10.7.0.2'], ['192.0.2.0/24', '10.7.0.9'], ['fd99::/64', 'fd07::9']]
-    plug(space, ['10.7.0.6/24', 'fd07::5/64'], ['10.7.0.5/24'], wanted)
-    assert routes(space) == {
-        ('default', '10.7.0.2'),
-        ('192.0.2.0/24', '10.7.0.9'),
-        ('fd99::/64', 'fd07::9'),
-    }
+def test_memory_in_use_is_refused(cgroups, parent, container):
+    small = dataclasses.replace(LIMITS, memory=32 * MIB, quota=50_000)
+    with pytest.raises(cgroup.LimitsInUse, match='32 MiB of memory would be less than the 6'):
+        cgroups.update(parent, small, LIMITS)
+    assert read(parent, 'memory', 'memory.limit_in_bytes') == str(128 * MIB)
+    assert read(parent, 'cpu', 'cpu.cfs_quota_us') == '100000'
 
 
-def test_what_is_there_is_kept(space):
-    plug(space, ['10.7.0.5/24'])
-    (before,) = ip(space, 'link', 'show', 'dev', 'eth0')
-    plug(space, ['10.7.0.5/24'], mtu=1400)
-    (after,) = ip(space, 'link', 'show', 'dev', 'eth0')
-    assert (after['ifindex'], after['mtu']) == (before['ifindex'], 1400)
-    assert after['address'] == MAC
+def test_what_the_kernel_itself_refuses_is_rolled_back(cgroups, parent, container, monkeypatch):
+    # As when more is used between the look and the change.
+    monkeypatch.setattr(cgroup.trees.usage, 'conflict', lambda *_: None)
+    small = dataclasses.replace(LIMITS, memory=32 * MIB, quota=50_000)
+    with pytest.raises(cgroup.LimitsInUse, match='in use'):
+        cgroups.update(parent, small, LIMITS)
+    assert read(parent, 'memory', 'memory.limit_in_bytes') == str(128 * MIB)
+    assert read(parent, 'cpu', 'cpu.cfs_quota_us') == '100000'
 
 
-def test_an_interface_goes_with_its_other_end(space):
-    plug(space, ['10.7.0.5/24'])
-    interfaces.unplug(space[1])
-    assert not interfaces.device_exists(space[1])
-    assert {link['ifname'] for link in ip(space, 'link')} == {'lo'}
-    interfaces.unplug(space[1])
+def test_a_containers_own_share_is_kept_through_a_change_of_period(cgroups, parent, container):
+    (container['cpu'] / 'cpu.cfs_period_us').write_text('100000')
+    (container['cpu'] / 'cpu.cfs_quota_us').write_text('75000')
+    cgroups.update(parent, dataclasses.replace(LIMITS, period=200_000, quota=160_000), LIMITS)
+    assert read(parent, 'cpu', 'cpu.cfs_quota_us') == '160000'
+    with pytest.raises(cgroup.LimitsInUse, match=r'0\.5 cores would be less than the 0\.75'):
+        cgroups.update(parent, dataclasses.replace(LIMITS, quota=50_000), LIMITS)
+
+
+def test_cores_move_under_a_container(cgroups, parent, container):
+    first = dataclasses.replace(LIMITS, cpus='0')
+    cgroups.update(parent, first, LIMITS)
+    for name in ('cpuset.mems', 'cpuset.cpus'):
+        (container['cpuset'] / name).write_text('0')
+    cgroups.update(parent, dataclasses.replace(LIMITS, cpus='1'), first)
+    assert read(parent, 'cpuset', 'cpuset.cpus') == '1'
+    assert (container['cpuset'] / 'cpuset.cpus').read_text().strip() == '1'
+
+
+def test_use_is_told(cgroups, parent, container):
+    found = cgroups.usage(parent)
+    assert found['memory'] > 60 * MIB
+    assert found['pids'] == 1
+    assert found['cpu'] > 0
