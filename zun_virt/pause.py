@@ -6,12 +6,17 @@ import os
 import pathlib
 import typing
 
+from oslo_log import log as logging
+
 from zun_virt import sandbox
+
+LOG = logging.getLogger(__name__)
 
 _OOM_SCORE = -998
 """The kernel ends what scores lowest last: after all that runs in the sandbox."""
 
 _SYS_RESOURCE = 24
+_FIRST_PROCESS = pathlib.Path('/proc/1/status')
 
 
 def oom_score(status: str | None = None) -> int:
@@ -24,7 +29,11 @@ def oom_score(status: str | None = None) -> int:
         to read it
     """
     if status is None:
-        status = pathlib.Path('/proc/1/status').read_text()
+        try:
+            status = _FIRST_PROCESS.read_text()
+        except OSError as error:  # /proc may be mounted with hidepid
+            LOG.debug('What Docker may do is not known: %s', error)
+            return 0
     for line in status.splitlines():
         if line.startswith('CapBnd:') and int(line.split()[1], 16) >> _SYS_RESOURCE & 1:
             return _OOM_SCORE

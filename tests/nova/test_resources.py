@@ -1,6 +1,7 @@
 """What flavors ask of a host beyond numbers, and what operators add to its inventory."""
 
 import json
+import uuid
 
 import fixtures
 
@@ -13,6 +14,7 @@ class DedicatedTestCase(base.CloudTestCase):
     OPTIONS = (
         ('compute', 'cpu_shared_set', '0-1'),
         ('compute', 'cpu_dedicated_set', '4-6'),
+        (None, 'allow_resize_to_same_host', True),
     )
 
     def setUp(self):
@@ -23,7 +25,12 @@ class DedicatedTestCase(base.CloudTestCase):
     def add_pinned(self, cores, **specs):
         specs = {'hw:cpu_policy': 'dedicated', f'trait:{base.SANDBOX_TRAIT}': 'required', **specs}
         return self._create_flavor(
-            memory_mb=128, vcpu=cores, disk=1, ephemeral=0, extra_spec=specs, name=f'own{cores}'
+            memory_mb=128,
+            vcpu=cores,
+            disk=1,
+            ephemeral=0,
+            extra_spec=specs,
+            name=f'own{uuid.uuid4()}',
         )
 
     def cores(self, server):
@@ -65,6 +72,31 @@ class DedicatedTestCase(base.CloudTestCase):
         self.restart()
         other = self.create(name='other', flavorRef=self.add_pinned(1))
         self.assertEqual({4, 5, 6}, first | self.cores(other))
+
+    def test_a_resize_on_the_host_moves_what_runs_to_other_cores(self):
+        own = self.create(flavorRef=self.add_pinned(1))
+        first = self.cores(own)
+        mine = self.box.add_user_container(own['id'])
+        self.act(own, resize={'flavorRef': self.pinned})
+        self.wait_for(own, status='VERIFY_RESIZE')
+        larger = self.cores(own)
+        # nova keeps those of before until the user has decided.
+        self.assertEqual({4, 5, 6}, first | larger)
+        self.assertEqual(2, len(larger))
+        self.assertEqual(2, self.record(own).limits.cpus)
+        self.act(own, revertResize=None)
+        self.wait_for(own, status='ACTIVE')
+        self.assertEqual(first, self.cores(own))
+        self.assertEqual(1, self.record(own).limits.cpus)
+
+        self.act(own, resize={'flavorRef': self.pinned})
+        self.wait_for(own, status='VERIFY_RESIZE')
+        self.act(own, confirmResize=None)
+        self.wait_for(own, status='ACTIVE')
+        self.assertEqual(larger, self.cores(own))
+        self.assertEqual('running', self.box.user_container(mine)['State']['Status'])
+        third = self.create(name='third', flavorRef=self.add_pinned(1))
+        self.assertEqual(first, self.cores(third))
 
     def test_a_sandbox_may_have_some_of_its_own(self):
         mixed = self.add_pinned(3, **{'hw:cpu_policy': 'mixed', 'hw:cpu_dedicated_mask': '^0-1'})

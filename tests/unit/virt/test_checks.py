@@ -126,3 +126,8 @@ def test_what_matters_is_logged_at_the_start(caplog):
 def test_the_pause_process_is_the_last_that_the_kernel_ends(bounding, score):
     status = f'Name:\tinit\nCapEff:\tffffffffffffffff\nCapBnd:\t{bounding}\n'
     assert pause.oom_score(status) == score
+
+
+def test_where_the_first_process_is_hidden_it_gets_no_score(monkeypatch, tmp_path):
+    monkeypatch.setattr(pause, '_FIRST_PROCESS', tmp_path / 'status')
+    assert pause.oom_score() == 0
