@@ -20,7 +20,7 @@ class Verdict(enum.Enum):
     KILLED = enum.auto()
     """It was killed, lost, or went with the engine: it runs again."""
     REBOOT = enum.auto()
-    """The host was started anew: nova's option says what shall be."""
+    """The host was started anew: nova did when it started what its option says."""
 
 
 def judge(

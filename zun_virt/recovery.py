@@ -22,7 +22,7 @@ from zun_virt.sandbox import Sandbox, State
 
 LOG = logging.getLogger(__name__)
 
-_PARALLEL = 4
+_PARALLEL = 8
 _TIMES, _SECONDS = 5, 600.0
 """How often a sandbox is started again, in how long, before nova is told that it stopped."""
 
@@ -196,9 +196,6 @@ class Recovery:
             self._start(server, record)
             return
         self._sandboxes.note_end(server.uuid, again=False)
-        if verdict is ends.Verdict.REBOOT:
-            LOG.info('The sandbox ended with its host; nova decides on its start', instance=server)
-            return
         LOG.info('The sandbox ended (%s); it stays stopped', verdict.name, instance=server)
         self._tell_stopped(server)
 
