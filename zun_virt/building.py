@@ -11,10 +11,11 @@ from typing import Any
 
 import nova.conf
 from nova import exception
+from nova.compute import vm_states
 from nova.virt import driver
 from oslo_log import log as logging
 
-from zun_virt import cgroup, cores, host, image, lifecycle, resources, sandbox
+from zun_virt import cgroup, copies, cores, host, image, lifecycle, resources, sandbox, snapshot
 from zun_virt.connector import Steps
 from zun_virt.errors import FAILURES
 from zun_virt.plugging import Plugging
@@ -31,6 +32,7 @@ class Building(Plugging):
     _cgroups: cgroup.Cgroups
     _cgroup_driver: str
     _images: image.Images
+    _copies: copies.Copies
     _defaults: resources.Defaults
 
     def _build(
@@ -55,12 +57,12 @@ class Building(Plugging):
         steps = Steps()
         with contextlib.ExitStack() as undo:
             limits = self._limits(instance)
-            chosen = self._images.ensure(context, image_meta, instance.trusted_certs)
+            chosen, images = self._image(context, instance, image_meta)
             steps.done('image')
             plugged: list[Any] = []
             undo.callback(self._undo, instance, plugged)
             made = self._sandboxes.make(
-                self._record(instance, limits).replace(running=running),
+                self._record(instance, limits).replace(running=running, images=images),
                 limits,
                 image=chosen,
                 name=instance.name,
@@ -122,10 +124,33 @@ class Building(Plugging):
         except FAILURES:
             LOG.exception('A failed start left something behind', instance=instance)
 
+    def _image(self, context: Any, instance: Any, image_meta: Any) -> tuple[str, dict[str, str]]:
+        """Return Docker's id of a sandbox's image, and those of its containers in a snapshot."""
+        fresh = instance.vm_state == vm_states.BUILDING
+        certificates = instance.trusted_certs
+        chosen = self._images.ensure(context, image_meta, certificates, fresh=fresh)
+        if fresh:
+            return chosen, {}
+        images = snapshot.images(self._copies.labels(chosen), instance.uuid)
+        if any(self._host.image_id(name) is None for name in images.values()):
+            chosen = self._images.again(context, image_meta, certificates)
+            images = snapshot.images(self._copies.labels(chosen), instance.uuid)
+        return chosen, images
+
+    def _remove(self, instance: Any, timeout: int, vifs: Any) -> None:
+        """Remove a sandbox with all that belongs to it, as far as it is there.
+
+        :param timeout: seconds that its containers have to end by themselves
+        """
+        record = self._sandboxes.record(instance.uuid)
+        self._sandboxes.remove(instance.uuid, timeout, self._unplugging(instance, vifs))
+        for name in record.images.values() if record else ():
+            self._copies.remove(name)
+
     def _undo(self, instance: Any, vifs: list[Any]) -> None:
         """Remove what a failed spawn made; nova shows the user what made it fail."""
         try:
-            self._sandboxes.remove(instance.uuid, 0, self._unplugging(instance, vifs))
+            self._remove(instance, 0, vifs)
         except FAILURES:
             LOG.exception('A failed spawn left something behind', instance=instance)
 

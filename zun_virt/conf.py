@@ -86,6 +86,13 @@ OPTIONS = [
         default=False,
         help='Only log the sandboxes that belong to no server of this host, and remove none.',
     ),
+    cfg.IntOpt(
+        'max_snapshot_size',
+        default=20,
+        min=2,
+        help='GiB that a snapshot of a sandbox may have when it is unpacked to make the sandbox '
+        'again. It needs twice that below state_path meanwhile.',
+    ),
     cfg.StrOpt(
         'cgroup_root',
         default='/sys/fs/cgroup',

@@ -34,6 +34,7 @@ class Container:
         are the fields after it
     :ivar finished_at: when it ended last, as Docker writes times
     :ivar own_limits: inside of its sandbox's
+    :ivar image: its id
     """
 
     id: str
@@ -45,6 +46,7 @@ class Container:
     started_at: str = ''
     finished_at: str = ''
     own_limits: OwnLimits = NO_LIMITS
+    image: str = ''
 
     @property
     def alive(self) -> bool:

@@ -16,6 +16,7 @@ from zun_virt import (
     cgroup,
     checks,
     conf,
+    copies,
     image,
     lifecycle,
     network,
@@ -32,6 +33,7 @@ from zun_virt.moving import Moving
 from zun_virt.offering import Offering
 from zun_virt.refusals import Refusals
 from zun_virt.rescuing import Rescuing
+from zun_virt.snapshots import Snapshots
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
@@ -41,7 +43,15 @@ _DESTROY_SECONDS = 10
 
 
 class ZunDriver(
-    Inspection, Minding, Caching, Offering, Moving, Rescuing, Refusals, driver.ComputeDriver
+    Inspection,
+    Minding,
+    Caching,
+    Offering,
+    Moving,
+    Rescuing,
+    Snapshots,
+    Refusals,
+    driver.ComputeDriver,
 ):
     """Sandboxes: servers that are a place to run containers."""
 
@@ -65,6 +75,7 @@ class ZunDriver(
             client = connect(config.docker_url, config.docker_timeout)
             self._host = Host(client, host, config.max_parallel_starts)
             facts = self._host.check()
+            self._copies = copies.Copies(connect(config.docker_url, copies.TIMEOUT))
             self._defaults = checks.at_start(facts)
             self._cgroups = cgroup.make(
                 facts.cgroup_driver, facts.cgroup_version, config.cgroup_root
@@ -77,6 +88,7 @@ class ZunDriver(
                 scratch=pathlib.Path(config.state_path),
                 architecture=facts.architecture,
                 configured=config.sandbox_image,
+                largest=config.max_snapshot_size << 30,
             )
             self._images.prepare()
         except (HostError, OSError, ValueError, privsep.PrivilegedError) as error:
@@ -96,6 +108,7 @@ class ZunDriver(
         """End what `init_host` began."""
         self._stop_minding()
         self._host.close()
+        self._copies.close()
 
     # -- making and removing ----------------------------------------------------------
 
@@ -133,7 +146,7 @@ class ZunDriver(
             LOG.debug('It stays, and gets its former size back', instance=instance)
             return
         timeout = min(CONF.shutdown_timeout, _DESTROY_SECONDS)
-        self._sandboxes.remove(instance.uuid, timeout, self._unplugging(instance, network_info))
+        self._remove(instance, timeout, network_info)
         LOG.info('Removed', instance=instance)
 
     @in_novas_words
@@ -150,7 +163,7 @@ class ZunDriver(
     ) -> None:
         """Remove what a sandbox that has gone from this host left."""
         vifs = network_info if destroy_vifs else ()
-        self._sandboxes.remove(instance.uuid, 0, self._unplugging(instance, vifs))
+        self._remove(instance, 0, vifs)
 
     # -- power ------------------------------------------------------------------------
 

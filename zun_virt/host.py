@@ -186,6 +186,7 @@ class Host:
             started_at=data['State']['StartedAt'],
             finished_at=data['State']['FinishedAt'],
             own_limits=own_limits(data['HostConfig']),
+            image=data['Image'],
         )
 
     def pause_container(self, instance_id: str) -> Container | None:

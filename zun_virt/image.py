@@ -1,42 +1,25 @@
-"""The image that a sandbox runs: from Glance, or as configured.
-
-An archive in Glance is a tenant's.  Docker would believe it what it says of tags, and
-would make volumes and set variables for every container that joins the sandbox, so it
-gets a new archive, made of the parts that are wanted.
-"""
+"""The image that a sandbox runs: from Glance, or as configured."""
 
 from __future__ import annotations
 
 import collections
-import io
-import json
-import lzma
 import pathlib
-import posixpath
-import re
-import tarfile
 import tempfile
 import threading
 import typing
-import zlib
 
 from nova import exception
 from oslo_log import log as logging
 
-from zun_virt import host
+from zun_virt import archive, host, snapshot
 
 LOG = logging.getLogger(__name__)
 
 REPOSITORY = 'zun-sandbox-image'
 """Repository, known to this machine alone, that holds the images taken from Glance."""
 
-MAX_ARCHIVE = 2 << 30
-"""Bytes that the members of an archive may have together when unpacked."""
-
 _UNKNOWN = 'unknown'
-_MAX_DOCUMENT = 4 << 20
-_MAX_HEADER = 1 << 20
-_MAX_MEMBERS = 10_000
+_SNAPSHOT_OF = 'zun_snapshot_of'
 
 _ARCHITECTURES = {
     'x86_64': 'amd64',
@@ -45,46 +28,6 @@ _ARCHITECTURES = {
     'i686': '386',
 }
 """Names of architectures: the kernel's, and those of images where they differ."""
-
-
-_UNREADABLE = (
-    tarfile.TarError,
-    EOFError,
-    OSError,
-    zlib.error,
-    lzma.LZMAError,
-    ValueError,
-)
-"""What Python's archive and compression modules raise on what they cannot read."""
-
-
-class ArchiveError(Exception):
-    """The archive is not what a sandbox can be made of; the message says why."""
-
-
-class _Member(tarfile.TarInfo):
-    """A member whose header is not read into memory however long it says to be."""
-
-    _LONG = (
-        tarfile.XHDTYPE,
-        tarfile.XGLTYPE,
-        tarfile.SOLARIS_XHDTYPE,
-        tarfile.GNUTYPE_LONGNAME,
-        tarfile.GNUTYPE_LONGLINK,
-    )
-
-    def _proc_member(self, archive: tarfile.TarFile) -> typing.Any:
-        # A size below zero leads back to a member that was read before, for ever.
-        if self.size < 0 or (self.type in self._LONG and self.size > _MAX_HEADER):
-            raise ArchiveError(f'it has a header or a file of {self.size} bytes')
-        if self.type == tarfile.GNUTYPE_SPARSE:
-            self._refuse_sparse()
-        return super()._proc_member(archive)  # type: ignore[misc]
-
-    def _refuse_sparse(self, *_: typing.Any) -> typing.NoReturn:
-        raise ArchiveError('it has a sparse file, which no engine writes')
-
-    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
 
 
 class Images:
@@ -98,18 +41,21 @@ class Images:
         scratch: pathlib.Path,
         architecture: str,
         configured: str | None,
+        largest: int = archive.MAX_ARCHIVE,
     ) -> None:
         """Take images from `glance`, nova's image API, unless one is configured.
 
         :param scratch: an existing directory for files that nobody else shall read
         :param architecture: of the machine, as its kernel names it
         :param configured: the name in Docker of the image for every sandbox
+        :param largest: bytes of a snapshot that is unpacked
         """
         self._docker = docker
         self._glance = glance
         self._scratch = scratch
         self._architecture = _ARCHITECTURES.get(architecture, architecture)
         self._configured = configured
+        self._largest = largest
         self._locks: collections.defaultdict[str, threading.Lock] = collections.defaultdict(
             threading.Lock
         )
@@ -123,15 +69,23 @@ class Images:
         if self._configured:
             self._once(self._configured, lambda: self._docker.pull(str(self._configured)))
 
-    def ensure(self, context: typing.Any, image_meta: typing.Any, trusted_certs: typing.Any) -> str:
+    def ensure(
+        self,
+        context: typing.Any,
+        image_meta: typing.Any,
+        trusted_certs: typing.Any,
+        *,
+        fresh: bool = True,
+    ) -> str:
         """Return Docker's id of the image for a server, having fetched it if need be.
 
         :param image_meta: nova's description of the server's image
+        :param fresh: whether the server is new, which takes no containers from a snapshot
         :raises nova.exception.ImageUnacceptable: a sandbox cannot be made of it
         :raises zun_virt.host.HostError: Docker cannot
         """
         check(image_meta)
-        if self._configured:
+        if self._configured and (fresh or not self._is_snapshot(context, image_meta)):
             name = self._configured
             return self._once(name, lambda: self._docker.pull(name))
         tag = image_tag(image_meta)
@@ -141,6 +95,29 @@ class Images:
             if found:
                 return found
         return self._once(tag, lambda: self._fetch(context, image_meta, trusted_certs, tag))
+
+    def again(self, context: typing.Any, image_meta: typing.Any, trusted_certs: typing.Any) -> str:
+        """Fetch an image anew, of which Docker has lost a part; see `ensure`."""
+        return self._fetch(context, image_meta, trusted_certs, image_tag(image_meta))
+
+    def upload(
+        self,
+        context: typing.Any,
+        image_id: str,
+        instance_id: str,
+        stream: typing.Iterator[bytes],
+    ) -> None:
+        """Put a snapshot of a server into Glance, where nova has made room for it."""
+        description = {
+            'container_format': 'docker',
+            'disk_format': 'raw',
+            'properties': {'img_hv_type': 'docker', _SNAPSHOT_OF: instance_id},
+        }
+        data = snapshot.Readable(stream)
+        self._glance.update(context, image_id, description, data=data, purge_props=False)
+
+    def _is_snapshot(self, context: typing.Any, image_meta: typing.Any) -> bool:
+        return _SNAPSHOT_OF in self._glance.get(context, image_meta.id).get('properties', {})
 
     def _once(self, name: str, fetch: typing.Callable[[], str]) -> str:
         """Return the id of an image, fetched by one of the threads that want it."""
@@ -163,10 +140,16 @@ class Images:
                 context, image_meta.id, dest_path=str(received), trusted_certs=trusted_certs
             )
             try:
-                rewrite(received, rewritten, tag=tag, architecture=self._architecture)
-                with rewritten.open('rb') as archive:
-                    return self._docker.load(archive, tag)
-            except (ArchiveError, host.ImageRefused) as error:
+                archive.rewrite(
+                    received,
+                    rewritten,
+                    tag=tag,
+                    architecture=self._architecture,
+                    largest=self._largest,
+                )
+                with rewritten.open('rb') as stream:
+                    return self._docker.load(stream, tag)
+            except (snapshot.ArchiveError, host.ImageRefused) as error:
                 raise exception.ImageUnacceptable(
                     image_id=image_meta.id, reason=str(error)
                 ) from error
@@ -195,125 +178,3 @@ def image_tag(image_meta: typing.Any) -> str:
     """Return the name in Docker for an image of Glance: its id, and that of its content."""
     content = image_meta.checksum if image_meta.obj_attr_is_set('checksum') else None
     return f'{REPOSITORY}:{image_meta.id}-{content or _UNKNOWN}'
-
-
-def rewrite(source: pathlib.Path, target: pathlib.Path, *, tag: str, architecture: str) -> None:
-    """Write a new archive with the one image of another, named `tag`.
-
-    :param architecture: that the image must have, in the words of images
-    :raises ArchiveError: the source is not an archive of one usable image
-    """
-    try:
-        with tarfile.open(source, 'r:*', tarinfo=_Member) as archive:
-            members = _members(archive)
-            entry = _entry(_document(archive, members, 'manifest.json'))
-            config = _document(archive, members, entry['Config'])
-            document = json.dumps(safe_config(config, architecture, len(entry['Layers'])))
-            layers = [_member(members, name) for name in entry['Layers']]
-            names = [f'layer{number}.tar' for number in range(len(layers))]
-            manifest = [{'Config': 'config.json', 'RepoTags': [tag], 'Layers': names}]
-            with tarfile.open(target, 'w') as fresh:
-                for name, member in zip(names, layers, strict=True):
-                    info = tarfile.TarInfo(name)
-                    info.size = member.size
-                    fresh.addfile(info, archive.extractfile(member))
-                _add(fresh, 'config.json', document)
-                _add(fresh, 'manifest.json', json.dumps(manifest))
-    except _UNREADABLE as error:
-        raise ArchiveError(f'not an archive of an image: {error}') from error
-
-
-def safe_config(config: typing.Any, architecture: str, layers: int) -> dict[str, typing.Any]:
-    """Return of an image's configuration what a sandbox takes: its program and its layers.
-
-    :param layers: that its manifest names
-    :raises ArchiveError: it is not for this machine, or not whole
-    """
-    if not isinstance(config, dict) or not isinstance(config.get('config') or {}, dict):
-        raise ArchiveError('its configuration is not an object')
-    if config.get('os') != 'linux':
-        raise ArchiveError(f'it is for the operating system {config.get("os")!r}, not linux')
-    if config.get('architecture') != architecture:
-        raise ArchiveError(f'it is for {config.get("architecture")!r}, this host {architecture}')
-    rootfs = config.get('rootfs')
-    digests = rootfs.get('diff_ids') if isinstance(rootfs, dict) else None
-    if not isinstance(digests, list) or len(digests) != layers:
-        raise ArchiveError('its configuration names other layers than its manifest')
-    if not all(isinstance(d, str) and re.fullmatch(r'sha256:[0-9a-f]{64}', d) for d in digests):
-        raise ArchiveError('its configuration names a layer that is not a SHA-256 digest')
-    run = config.get('config') or {}
-    kept = {key: run[key] for key in ('Entrypoint', 'Cmd', 'WorkingDir') if run.get(key)}
-    if not kept.keys() & {'Entrypoint', 'Cmd'}:
-        raise ArchiveError('it names no program to run')
-    return {
-        'architecture': architecture,
-        'os': 'linux',
-        'config': kept,
-        'rootfs': {'type': 'layers', 'diff_ids': digests},
-        # As many entries as layers, which some engines check.
-        'history': [{'created_by': REPOSITORY}] * layers,
-    }
-
-
-def _members(archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
-    """Return the archive's members by name, none of which could leave it."""
-    found: dict[str, tarfile.TarInfo] = {}
-    total = 0
-    for number, member in enumerate(archive, 1):
-        name = posixpath.normpath(member.name)
-        if name.startswith(('/', '..')):
-            raise ArchiveError(f'it has a member outside of it: {member.name!r}')
-        if not (member.isfile() or member.isdir() or member.issym()):
-            raise ArchiveError(f'its member {member.name!r} is no file')
-        if member.size < 0:
-            raise ArchiveError(f'its member {member.name!r} has a size below zero')
-        total += member.size
-        if total > MAX_ARCHIVE or number > _MAX_MEMBERS:
-            raise ArchiveError(f'it has more than {MAX_ARCHIVE >> 20} MiB or {_MAX_MEMBERS} files')
-        found[name] = member
-    return found
-
-
-def _member(members: dict[str, tarfile.TarInfo], name: typing.Any) -> tarfile.TarInfo:
-    """Return a file of the archive; Docker writes a layer that occurs again as a link."""
-    if not isinstance(name, str):
-        raise ArchiveError('its manifest names a file that is not a string')
-    key = posixpath.normpath(name)
-    member = members.get(key)
-    if member is not None and member.issym():
-        key = posixpath.normpath(posixpath.join(posixpath.dirname(key), member.linkname))
-        member = members.get(key)
-    if member is None or not member.isfile():
-        raise ArchiveError(f'it lacks the file {name!r}')
-    return member
-
-
-def _document(
-    archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo], name: typing.Any
-) -> typing.Any:
-    member = _member(members, name)
-    if member.size > _MAX_DOCUMENT:
-        raise ArchiveError(f'its file {name!r} is too large')
-    stream = archive.extractfile(member)
-    try:
-        return json.loads(stream.read() if stream else b'')
-    except (ValueError, RecursionError) as error:
-        raise ArchiveError(f'its file {name!r} is not JSON: {error}') from error
-
-
-def _entry(manifest: typing.Any) -> dict[str, typing.Any]:
-    if not isinstance(manifest, list) or len(manifest) != 1:
-        raise ArchiveError('it does not hold exactly one image')
-    entry = manifest[0]
-    if not isinstance(entry, dict) or not isinstance(entry.get('Layers'), list):
-        raise ArchiveError('its manifest is not one of an image')
-    if not entry['Layers'] or 'Config' not in entry:
-        raise ArchiveError('its manifest names no layers or no configuration')
-    return entry
-
-
-def _add(archive: tarfile.TarFile, name: str, text: str) -> None:
-    data = text.encode()
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    archive.addfile(info, io.BytesIO(data))

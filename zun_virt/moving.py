@@ -92,7 +92,7 @@ class Moving(Building):
     ) -> None:
         """Remove what stayed behind, unless it is the sandbox itself."""
         if not _stays(migration):
-            self._sandboxes.remove(instance.uuid, 0, self._unplugging(instance, network_info))
+            self._remove(instance, 0, network_info)
 
     @in_novas_words
     def finish_revert_migration(
@@ -123,7 +123,7 @@ class Moving(Building):
 
         :returns: whether nothing is left
         """
-        self._sandboxes.remove(instance.uuid, 0, self._unplugging(instance, ()))
+        self._remove(instance, 0, ())
         return True
 
     def _is_reverted_here(self, instance: Any) -> bool:

@@ -24,17 +24,6 @@ class Refusals:
             reason='the processes of a sandbox cannot move to another host while they run'
         )
 
-    def snapshot(
-        self, context: Any, instance: Any, image_id: str, update_task_state: Any
-    ) -> NoReturn:
-        """Refuse; nova then removes the image that it has begun."""
-        raise exception.InstanceInvalidState(
-            attr='power_state',
-            instance_uuid=instance.uuid,
-            state='a sandbox',
-            method='snapshot, which has no disk to copy',
-        )
-
     def get_volume_connector(self, instance: Any) -> NoReturn:
         """Refuse volumes, before Cinder is asked to export one."""
         _refuse_volume()

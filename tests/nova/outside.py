@@ -168,6 +168,14 @@ class Outside(fixtures.Fixture):
         self.docker.create_container_from_config({'Image': IMAGE}, 'stranger')
         self.docker.start('stranger')
 
+    def write(self, container_id, data):
+        """Let a user's container write a file."""
+        self.docker.written[self.user_container(container_id)['Id']] = data
+
+    def written(self, image):
+        """Return what the container had written of which the image is."""
+        return self.docker.contents_[self.docker.images_[image]][1][-1]
+
     def write_log(self, name, output):
         """Let a container write."""
         self.docker.outputs[self.container(name)['Id']] = output
@@ -209,6 +217,7 @@ class Outside(fixtures.Fixture):
         target, name, error = {
             'create': (self.docker, 'create_container_from_config', fakes.api_error(500, text)),
             'start': (self.docker, 'start', fakes.api_error(500, text)),
+            'commit': (self.docker, 'commit', fakes.api_error(500, text)),
             'remove': (self.docker, 'remove_container', fakes.api_error(500, text)),
             'cgroup': (self.kernel, 'make_cgroup', OSError(16, text)),
             'plug': (self.kernel, 'plug', privsep.PrivilegedError(text)),

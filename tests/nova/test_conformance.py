@@ -112,8 +112,6 @@ NOT_APPLYING = {
     'test_soft_delete': SOFT_DELETE,
     'test_set_admin_password': 'nobody logs in to a sandbox',
     'test_set_host_enabled': 'nova keeps the state of its service itself',
-    'test_snapshot_not_running': 'a sandbox has no content of its own',
-    'test_snapshot_running': 'a sandbox has no content of its own',
     'test_trigger_crash_dump': 'a sandbox has no kernel of its own',
 }
 """The cases that end in a refusal, which `refused` demands, each with the reason."""
@@ -127,8 +125,6 @@ REFUSED_WITH = {
     'test_get_volume_connector': exception.InvalidInput,
     'test_get_volume_connector_storage_ip': exception.InvalidInput,
     'test_swap_volume': exception.InvalidInput,
-    'test_snapshot_not_running': exception.InstanceInvalidState,
-    'test_snapshot_running': exception.InstanceInvalidState,
     'test_trigger_crash_dump': exception.TriggerCrashDumpNotSupported,
 }
 
@@ -197,7 +193,7 @@ class CompletenessTestCase(test.NoDBTestCase):
         self.assertEqual(CASES, found)
         self.assertEqual(set(), NOT_APPLYING.keys() - set(CASES))
         self.assertEqual(set(), REFUSED_WITH.keys() - NOT_APPLYING.keys())
-        self.assertEqual(28, len(NOT_APPLYING))
+        self.assertEqual(26, len(NOT_APPLYING))
 
     def test_nova_loads_the_driver_from_the_module_that_is_installed_for_it(self):
         # In a wheel it is there; from the source tree nothing is below nova/virt.

@@ -62,6 +62,14 @@ class Stream:
         self.queue.put(None)
 
 
+class Answer(io.BytesIO):
+    """What the engine sends piece by piece."""
+
+    def iter_content(self, size):
+        while chunk := self.read(700):
+            yield chunk
+
+
 class FakeDocker:
     """An engine, behind the methods of docker.APIClient that the driver calls."""
 
@@ -70,6 +78,7 @@ class FakeDocker:
     def __init__(self, data_root='/', memory_mb=8192, cpus=8, on_end=None):
         self.containers_ = {}
         self.images_ = {'kubernetes/pause': 'sha256:pause'}
+        self.contents_ = {'sha256:pause': (image_config(), (b'layer',))}
         self.data_root, self.memory_mb, self.cpus = data_root, memory_mb, cpus
         self.cgroup_driver, self.cgroup_version = 'cgroupfs', '1'
         self.lock = threading.RLock()
@@ -77,6 +86,7 @@ class FakeDocker:
         self.past = []
         self.calls = []
         self.outputs = {}
+        self.written = {}
         self.down = False
         self.stubborn = set()
         self.in_registry = {'kubernetes/pause'}
@@ -169,6 +179,7 @@ class FakeDocker:
             self.containers_[ident] = {
                 'Id': ident,
                 'Name': f'/{name}',
+                'Image': self.images_.get(config['Image'], config['Image']),
                 'Config': {'Labels': {}, **config},
                 'HostConfig': config.get('HostConfig', {}),
                 'State': {
@@ -245,10 +256,12 @@ class FakeDocker:
 
     def inspect_image(self, name):
         self._call('inspect_image', name)
-        found = {**self.images_, f'{name}:latest': self.images_.get(name)}
+        ids = {ident: ident for ident in self.images_.values()}
+        found = {**ids, **self.images_, f'{name}:latest': self.images_.get(name)}
         if not found.get(name):
             raise api_error(404, f'No such image: {name}')
-        return {'Id': found[name]}
+        config = self.contents_.get(found[name], ({'config': {}}, ()))[0]
+        return {'Id': found[name], 'Config': {'Labels': config['config'].get('Labels')}}
 
     def images(self, filters=None):
         self._call('images')
@@ -278,16 +291,48 @@ class FakeDocker:
         self.images_[repository] = self.images_[f'{repository}:{tag}'] = 'sha256:pulled'
         return iter([{'status': 'Pulling'}, {'status': 'Downloaded newer image'}])
 
+    def commit(self, container, repository=None, tag=None):
+        self._call('commit', container)
+        with self.lock:
+            found = self._find(container)
+            config, layers = self.contents_.get(found['Image'], (image_config(), (b'layer',)))
+            written = self.written.get(found['Id'], b'')
+            layers = (*layers, written)
+            config = image_config(layers, config={**config['config'], **_committed(found)})
+            ident = f'sha256:{uuid.uuid4().hex * 2}'
+            self.contents_[ident] = config, layers
+            self.images_[f'{repository}:{tag}'] = ident
+        return {'Id': ident}
+
+    def tag(self, image, repository, tag):
+        self._call('tag', image)
+        self.images_[f'{repository}:{tag}'] = self.images_.get(image, image)
+
+    # Its own requests, which the library has no method for
+
+    def _url(self, path):
+        return path
+
+    def _raise_for_status(self, response):
+        pass
+
+    def _get(self, path, params, stream):
+        self._call('save', *params['names'])
+        pictures = {name: self.contents_[self.images_[name]] for name in params['names']}
+        return Answer(saved(pictures))
+
     def load_image(self, archive):
         self._call('load')
         try:
             with tarfile.open(fileobj=archive) as tar:
-                manifest = json.load(tar.extractfile('manifest.json'))
-                config = tar.extractfile(manifest[0]['Config']).read()
+                for entry in json.load(tar.extractfile('manifest.json')):
+                    config = tar.extractfile(entry['Config']).read()
+                    layers = tuple(tar.extractfile(name).read() for name in entry['Layers'])
+                    ident = f'sha256:{hashlib.sha256(config).hexdigest()}'
+                    self.contents_[ident] = json.loads(config), layers
+                    self.images_.update(dict.fromkeys(entry['RepoTags'], ident))
         except (tarfile.TarError, KeyError) as error:
             return iter([{'error': str(error), 'errorDetail': {'message': str(error)}}])
-        for tag in manifest[0]['RepoTags']:
-            self.images_[tag] = f'sha256:{hashlib.sha256(config).hexdigest()}'
         return iter([{'stream': 'Loaded image'}])
 
     def events(self, since=None, until=None, filters=None, decode=False):
@@ -613,6 +658,7 @@ class FakeGlance:
     def __init__(self):
         self.data = {}
         self.properties = {'img_hv_type': 'docker'}
+        self.descriptions = {}
         self.downloads = []
 
     def get(self, context, image_id):
@@ -622,11 +668,16 @@ class FakeGlance:
             'disk_format': 'raw',
             'checksum': hashlib.md5(self.data[image_id]).hexdigest(),
             'properties': self.properties,
+            **self.descriptions.get(image_id, {}),
         }
 
     def download(self, context, image_id, data=None, dest_path=None, trusted_certs=None):
         self.downloads.append(image_id)
         pathlib.Path(dest_path).write_bytes(self.data[image_id])
+
+    def update(self, context, image_id, description, data=None, purge_props=True):
+        self.descriptions[image_id] = description
+        self.data[image_id] = b''.join(iter(lambda: data.read(1000), b''))
 
 
 class FakeServers:
@@ -731,6 +782,44 @@ class FakeMachine:
             'cgroups': [str(path) for path in self.kernel.cgroups.glob('*/zun/*') if path.is_dir()],
         }
         return {kind: entries for kind, entries in found.items() if entries}
+
+
+def _committed(container):
+    """Return what a container's image takes over from it."""
+    config = container['Config']
+    kept = {key: config[key] for key in ('Cmd', 'Env', 'Entrypoint') if key in config}
+    return {**kept, 'Labels': config['Labels']}
+
+
+def saved(pictures):
+    """Return an archive of several images, as ``docker save`` writes it.
+
+    :param pictures: configuration and layers, by tag
+    """
+    output, manifest, names = io.BytesIO(), [], {}
+    with tarfile.open(fileobj=output, mode='w') as tar:
+
+        def add(name, data):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+        for number, (tag, (config, layers)) in enumerate(pictures.items()):
+            for place, layer in enumerate(layers):
+                name = f'{number}-{place}/layer.tar'
+                if layer in names:  # the engine writes what it has written as a link
+                    info = tarfile.TarInfo(name)
+                    info.type, info.linkname = tarfile.SYMTYPE, f'../{names[layer]}'
+                    tar.addfile(info)
+                else:
+                    names[layer] = name
+                    add(name, layer)
+            add(f'{number}.json', json.dumps(config).encode())
+            layers = [f'{number}-{place}/layer.tar' for place in range(len(layers))]
+            manifest.append({'Config': f'{number}.json', 'RepoTags': [tag], 'Layers': layers})
+        add('manifest.json', json.dumps(manifest).encode())
+        add('repositories', b'{}')
+    return output.getvalue()
 
 
 def archive(config=None, layers=(b'layer',), tags=('evil:latest',), manifest=None, extra=()):

@@ -11,7 +11,7 @@ from nova import exception
 
 from tests.unit.virt import fakes
 from tests.unit.virt.conftest import make_image
-from zun_virt import host, image
+from zun_virt import archive, host, image, snapshot
 
 TAG = 'zun-sandbox-image:x-y'
 
@@ -19,7 +19,7 @@ TAG = 'zun-sandbox-image:x-y'
 def rewritten(tmp_path, data, architecture='amd64'):
     source, target = tmp_path / 'source', tmp_path / 'target'
     source.write_bytes(data)
-    image.rewrite(source, target, tag=TAG, architecture=architecture)
+    archive.rewrite(source, target, tag=TAG, architecture=architecture)
     with tarfile.open(target) as tar:
         return {member.name: tar.extractfile(member).read() for member in tar}
 
@@ -70,7 +70,9 @@ def test_a_layer_that_occurs_again_as_a_link_is_taken(tmp_path):
         manifest=manifest,
         extra=[member('again/layer.tar', tarfile.SYMTYPE, '../0/layer.tar')],
     )
-    assert rewritten(tmp_path, data)['layer1.tar'] == b'one'
+    files = rewritten(tmp_path, data)
+    assert files['layer0.tar'] == b'one'
+    assert json.loads(files['manifest.json'])[0]['Layers'] == ['layer0.tar', 'layer0.tar']
 
 
 def rootfs_export():
@@ -159,14 +161,14 @@ BAD = {
 
 @pytest.mark.parametrize('name', BAD)
 def test_a_bad_archive_is_refused_with_a_reason(tmp_path, name):
-    with pytest.raises(image.ArchiveError) as refusal:
+    with pytest.raises(snapshot.ArchiveError) as refusal:
         rewritten(tmp_path, BAD[name])
     assert str(refusal.value)
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(image, 'MAX_ARCHIVE', 1000)
-    with pytest.raises(image.ArchiveError, match='more than'):
+    monkeypatch.setattr(archive, 'MAX_ARCHIVE', 1000)
+    with pytest.raises(snapshot.ArchiveError, match='more than'):
         rewritten(tmp_path, gzip.compress(fakes.archive(layers=(bytes(5000),))))
 
 
