@@ -7,7 +7,7 @@ from typing import Any
 
 import nova.conf
 
-from zun_virt import events, host, lifecycle, network, orphans, periodic, recovery, servers
+from zun_virt import events, host, lifecycle, orphans, periodic, recovery, servers
 
 CONF = nova.conf.CONF
 
@@ -16,15 +16,16 @@ class Minding:
     """Follows what Docker tells, and runs the driver's own passes."""
 
     _host: host.Host
-    _network: network.Network
     _sandboxes: lifecycle.Lifecycle
     emit_event: Callable[[Any], None]
+    _remove: Callable[[Any, int, Any], None]
 
     def _start_minding(self, name: str) -> None:
         """Begin to follow Docker; nothing is acted on before `_servers_are_known`."""
         known = servers.Servers(name)
         self._recovery = recovery.Recovery(self, self._host, self._sandboxes, known)
-        self._orphans = orphans.Orphans(self._host, self._sandboxes, known, self._network)
+        remove = lambda owner, vifs: self._remove(owner, 0, vifs)  # noqa: E731
+        self._orphans = orphans.Orphans(self._host, self._sandboxes, known, remove)
         self._watcher = events.Watcher(self._host, self._recovery, self.emit_event)
         self._watcher.start()
         seconds = CONF.zun_virt.recovery_interval

@@ -16,7 +16,7 @@ from nova import objects
 from nova.network import model
 from oslo_log import log as logging
 
-from zun_virt import errors, host, lifecycle, network, sandbox, servers, switch
+from zun_virt import errors, host, lifecycle, sandbox, servers, switch
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
@@ -30,14 +30,17 @@ class Orphans:
         docker: host.Host,
         sandboxes: lifecycle.Lifecycle,
         known: servers.Servers,
-        wiring: network.Network,
+        remove: Callable[[typing.Any, list[typing.Any]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Know of none yet."""
+        """Know of none yet.
+
+        :param remove: removes all there is of a server's sandbox, with the given interfaces
+        """
         self._docker = docker
         self._sandboxes = sandboxes
         self._servers = known
-        self._network = wiring
+        self._remove = remove
         self._clock = clock
         self._since: dict[str, float] = {}
         self._told: set[str] = set()
@@ -74,19 +77,17 @@ class Orphans:
             return
         LOG.warning('Sandbox %s is an orphan (%s); removing it', instance_id, fate)
         try:
-            self._sandboxes.remove(instance_id, 0, lambda: self._unplug(instance_id))
+            # nova has forgotten its ports, and the switch knows them by its id.
+            left = [_vif(port) for port in switch.ports() if port.instance_id == instance_id]
+            self._remove(
+                objects.Instance(uuid=instance_id, project_id='', display_name='', id=0), left
+            )
         except (*errors.FAILURES, switch.SwitchError) as error:
             LOG.warning(
                 'Sandbox %s cannot be removed: %s; it is tried again with the next pass',
                 instance_id,
                 error,
             )
-
-    def _unplug(self, instance_id: str) -> None:
-        """Remove its ports: all that the switch knows by its id, since nova has forgotten them."""
-        owner = objects.Instance(uuid=instance_id, project_id='', display_name='', id=0)
-        left = [port for port in switch.ports() if port.instance_id == instance_id]
-        self._network.unplug(owner, [_vif(port) for port in left])
 
     def _tell(self, instance_id: str, text: str, *arguments: typing.Any) -> None:
         """Log something once, not with every pass."""
