@@ -7,6 +7,7 @@ from typing import Any
 
 import nova.conf
 from nova import exception
+from nova.compute import vm_states
 from nova.image import glance
 from nova.virt import driver
 from oslo_log import log as logging
@@ -187,7 +188,8 @@ class ZunDriver(
     ) -> None:
         """Start a sandbox; the agent then starts what ran when it was stopped."""
         building.refuse_volumes(block_device_info)
-        self._start(context, instance, network_info, held=False)
+        rescued = instance.vm_state == vm_states.RESCUED
+        self._start(context, instance, network_info, held=rescued)
 
     @in_novas_words
     def reboot(

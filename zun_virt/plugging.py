@@ -17,7 +17,14 @@ from zun_virt.errors import FAILURES, in_novas_words
 
 LOG = logging.getLogger(__name__)
 
-_FOLLOWED = (vm_states.ACTIVE, vm_states.PAUSED, vm_states.SUSPENDED, vm_states.STOPPED)
+_FOLLOWED = (
+    vm_states.ACTIVE,
+    vm_states.PAUSED,
+    vm_states.RESCUED,
+    vm_states.RESIZED,
+    vm_states.STOPPED,
+    vm_states.SUSPENDED,
+)
 
 
 class Plugging:

@@ -26,7 +26,7 @@ _PARALLEL = 8
 _TIMES, _SECONDS = 5, 600.0
 """How often a sandbox is started again, in how long, before nova is told that it stopped."""
 
-_RUNNING = (vm_states.ACTIVE, vm_states.RESIZED)
+_RUNNING = (vm_states.ACTIVE, vm_states.RESIZED, vm_states.RESCUED)
 _NOT_RUNNING = (vm_states.STOPPED, vm_states.PAUSED, vm_states.SUSPENDED)
 _RIGHT = (State.READY, State.PAUSED)
 

@@ -52,6 +52,11 @@ class RescueTestCase(base.CloudTestCase):
         self.restart()
         self.unrescue()
 
+    def test_it_stays_so_where_the_sandbox_is_killed(self):
+        self.box.kill(self.server['id'])
+        self.eventually(self.assert_held)
+        self.wait_for(self.server, status='RESCUE')
+
     def test_it_can_be_deleted(self):
         self.delete(self.server)
         self.assert_nothing_left()
