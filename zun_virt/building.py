@@ -79,11 +79,18 @@ class Building(Plugging):
         self._sandboxes.stop(instance.uuid, timeout, self._unplugging(instance, network_info))
 
     def _start(
-        self, context: Any, instance: Any, network_info: Any, *, held: bool | None = None
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        *,
+        held: bool | None = None,
+        listening: bool = True,
     ) -> None:
         """Start a sandbox, or make sure of the network of one that runs.
 
         :param held: whether its containers stay stopped; None for as it was told last
+        :param listening: whether nova's service is far enough to be told by Neutron
         """
         steps = Steps()
         vifs = list(network_info or ())
@@ -104,7 +111,7 @@ class Building(Plugging):
                 if made is None:
                     made = self._remake(context, instance, record, limits)
                 steps.done('sandbox')
-            self._connector.connect(instance, vifs, made, steps, fresh=fresh)
+            self._connector.connect(instance, vifs, made, steps, fresh=fresh, awaited=listening)
             undo.pop_all()
         LOG.debug('Started in %s', steps, instance=instance)
 

@@ -59,11 +59,14 @@ class Connector:
         steps: Steps | None = None,
         *,
         fresh: bool = False,
+        awaited: bool = True,
         names: Names | None = None,
     ) -> None:
         """Give a sandbox its network, and tell the agent when it works.
 
-        :param fresh: whether its interfaces are made anew, for which Neutron is awaited
+        :param fresh: whether its interfaces are made anew
+        :param awaited: whether Neutron is awaited for those, whose word cannot arrive before
+            nova's service listens
         :param names: of its ports in Neutron; None for those that it had
         :raises nova.exception.VirtualInterfacePlugException: a port cannot be plugged
         :raises nova.exception.VirtualInterfaceCreateException: Neutron did not follow
@@ -77,7 +80,7 @@ class Connector:
             self.note(vifs, record, names)
             return
         again = instance.vm_state != vm_states.BUILDING
-        with self._neutron(instance, vifs if fresh else [], again=again):
+        with self._neutron(instance, vifs if fresh and awaited else [], again=again):
             self._network.plug(instance, vifs, made.pid, fresh=fresh, former=former)
             self._write_files(record, vifs, addresses)
             steps.done('plug')

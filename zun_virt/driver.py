@@ -208,6 +208,7 @@ class ZunDriver(
         self._stop(instance, network_info, timeout)
         self._start(context, instance, network_info)
 
+    @in_novas_words
     def resume_state_on_host_boot(
         self,
         context: Any,
@@ -217,7 +218,8 @@ class ZunDriver(
         block_device_info: Any = None,
     ) -> None:
         """Start a sandbox that ran before the host was started anew."""
-        self.reboot(context, instance, network_info, 'HARD', block_device_info)
+        self._stop(instance, network_info, 0)
+        self._start(context, instance, network_info, listening=False)
 
     @in_novas_words
     def pause(self, instance: Any) -> None:

@@ -110,6 +110,18 @@ def test_metadata_there(space: Workspace, there: str) -> None:
     assert there in said
 
 
+def test_its_reboot(space: Workspace, there: str) -> None:
+    user = space.user
+    one = space.running(sandbox=there)
+    (pause,) = SECOND.containers(there, contract.ROLE_PAUSE)
+    SECOND.engine().close()  # its kept connections would end with the engine, and stay open here
+    settings.allinone('restart', 'host-2')
+    user.wait(one, 'Running', timeout=60)
+    (again,) = SECOND.containers(there, contract.ROLE_PAUSE)
+    assert again.attrs['State']['StartedAt'] != pause.attrs['State']['StartedAt']
+    user.shell(one, f'ping -c 2 -W 2 {gateway(user)}')
+
+
 def test_both_hosts_are_listed(admin: User) -> None:
     names = {FIRST.name, SECOND.name}
     assert {service.host for service in admin.zun.services.list()} >= names

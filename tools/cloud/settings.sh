@@ -65,5 +65,5 @@ unset PYTHONDONTWRITEBYTECODE PYTHONPATH # without .pyc files every start compil
 export PATH=$BIN:$VENV/bin:$PATH:/usr/sbin:/sbin
 export OS_CLIENT_CONFIG_FILE=$ALLINONE_DIR/clouds.yaml
 export LC_ALL=C.UTF-8 UV_CACHE_DIR=$ALLINONE_CACHE/uv
-# A caller's credentials must not meet those of this cloud.
-unset "${!OS_AUTH@}" OS_USERNAME OS_PASSWORD OS_PROJECT_NAME OS_TOKEN
+# A caller's credentials must not meet those of this cloud, nor another engine its containers.
+unset DOCKER_HOST "${!OS_AUTH@}" OS_USERNAME OS_PASSWORD OS_PROJECT_NAME OS_TOKEN

@@ -102,6 +102,15 @@ def test_neutron_is_awaited_for_ports_that_are_down(zun, virtapi, vif):
     assert sum(bool(events) for events, _ in virtapi.awaited) == 1
 
 
+def test_after_a_reboot_nobody_waits_for_words_that_cannot_be_heard(zun, machine, virtapi, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    machine.docker.kill(sandbox.sandbox_name(instance.uuid))
+    virtapi.awaited.clear()
+    zun.resume_state_on_host_boot(None, instance, [vif], None)
+    assert not any(events for events, _ in virtapi.awaited)
+    assert record(machine, instance).state is State.READY
+
+
 @pytest.mark.parametrize('outcome', ['timeout', 'failure'])
 def test_a_port_that_neutron_does_not_wire_is_fatal(zun, machine, virtapi, vif, outcome):
     def time_out(events, instance, callback):

@@ -38,7 +38,7 @@ only_on_request() {
 found_running() {
     case $1 in
         dockerd) docker_up ;;
-        containerd) pgrep -x containerd ;;
+        containerd) containerd_up ;;
         openvswitch) ovs-vsctl --timeout=5 show ;;
         *) false ;;
     esac >/dev/null 2>&1
@@ -98,6 +98,8 @@ cmd_destroy() {
 
 destroy_containers() {
     local ids
+    # after `down` they still run, and only their engine can end them
+    [ ! -e "$STATE/started.docker" ] || (run_stage docker) || true
     docker_up >/dev/null 2>&1 || return 0
     ids=$(docker ps -aq --filter "label=$SANDBOX_LABEL")
     # a paused one could hold up the others

@@ -102,10 +102,16 @@ start_switch_second() {
     wait_for 10 ovsdb-2 ovs_second --no-wait init
     ovs_second --no-wait set Open_vSwitch . external-ids:system-id="$SECOND_HOST"
     start_service vswitchd-2
+    wire_second
+}
+
+wire_second() {
     ovs_second \
         --may-exist add-br br-vtep -- set bridge br-vtep datapath_type=netdev \
         -- --may-exist add-port br-vtep "$TUNNEL" \
         -- --may-exist add-br br-int -- set bridge br-int datapath_type=netdev fail_mode=secure
+    # where the database knew it before, nothing above waits for it
+    wait_for 10 vswitchd-2 "$ON_SECOND" ip link show br-vtep
     "$ON_SECOND" ip addr replace "$TUNNEL_THERE/30" dev br-vtep
     "$ON_SECOND" ip link set br-vtep up
 }
@@ -163,19 +169,20 @@ start_second() {
     esac
 }
 
+second_groups() { find "$CGROUPS"/*/"$SECOND_GROUP" "$@" 2>/dev/null || true; }
+
 # Everything that runs there is in its control group: containers and their shims too. With the last
 # of them go the namespaces, and with those the mounts and devices.
 forget_second() {
-    local group i procs
+    local i procs
     for ((i = 0; i < 50; i++)); do
-        procs=$(cat /dev/null $(find "$CGROUPS" -path "$CGROUPS/*/$SECOND_GROUP*" \
-            -name cgroup.procs) | sort -u)
+        procs=$(second_groups -name cgroup.procs -exec cat {} + | sort -u)
         [ -n "$procs" ] || break
         # shellcheck disable=SC2086
         kill -KILL $procs 2>/dev/null || true
         sleep 0.1
     done
-    find "$CGROUPS" -depth -type d -path "$CGROUPS/*/$SECOND_GROUP*" -exec rmdir {} + || true
+    second_groups -depth -type d -exec rmdir {} + || true
     ovs-vsctl --timeout=10 --if-exists del-port br-vtep "$TUNNEL" 2>/dev/null || true
     ip link del "$LINK" 2>/dev/null || true
     ip link del "$TUNNEL" 2>/dev/null || true

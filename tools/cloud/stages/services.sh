@@ -119,6 +119,7 @@ answers() {
         registry) wait_for 30 "$1" http_up "http://$REGISTRY/v2/" ;;
         dockerd) wait_for 60 "$1" docker_up ;;
         dockerd-2) DOCKER_HOST=$SECOND_DOCKER wait_for 60 "$1" docker_up ;;
+        vswitchd-2) wire_second ;;
         zun-agent-2) wait_for 90 "$1" http_up "http://$LINK_THERE:$AGENT_PORT/" ;;
         nova-compute*) wait_for 90 "$1" joined "$1" ;;
         mariadb) wait_for 60 "$1" sql 'select 1' ;;
