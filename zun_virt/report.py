@@ -24,7 +24,8 @@ _DISK = ('read_bytes', 'read_requests', 'write_bytes', 'write_requests')
 def console(docker: host.Host, instance_id: str) -> str | None:
     """Return the recent output of a sandbox's containers, None when there is no sandbox.
 
-    nova passes the text on as Latin-1, so every byte is one character of it.
+    nova passes the text on as Latin-1, so every byte is one character of it.  It would
+    count the nothing after a last newline as a line of those that are asked for.
     """
     containers = docker.containers(instance_id)
     if not any(container.is_pause for container in containers):
@@ -37,7 +38,7 @@ def console(docker: host.Host, instance_id: str) -> str | None:
             outputs.append((container.user_name, docker.log_tail(container.id, _CONSOLE_LINES)))
         except host.NotFound:
             LOG.debug('Container %s was removed meanwhile', container.name)
-    return merge(outputs, _CONSOLE_BYTES).decode('latin-1')
+    return merge(outputs, _CONSOLE_BYTES).removesuffix(b'\n').decode('latin-1')
 
 
 def merge(outputs: Iterable[tuple[str, bytes]], size: int) -> bytes:

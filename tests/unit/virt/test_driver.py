@@ -499,7 +499,7 @@ def test_console_output_is_all_containers_lines(zun, machine, vif):
     machine.docker.outputs[machine.docker.named(name)['Id']] = 'grüß\ngott\n'.encode()
     output = zun.get_console_output(None, instance)
     called = f'c-{container_id[:8]}'
-    assert output.encode('latin-1').decode() == f'{called}: grüß\n{called}: gott\n'
+    assert output.encode('latin-1').decode() == f'{called}: grüß\n{called}: gott'
     with pytest.raises(exception.InstanceNotFound):
         zun.get_console_output(None, make_instance())
 
