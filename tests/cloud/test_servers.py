@@ -174,19 +174,6 @@ def test_console_output(space: Workspace) -> None:
     assert isinstance(output, str)
 
 
-def test_diagnostics(space: Workspace) -> None:
-    server = space.server()
-    space.running(sandbox=server, command=['sh', '-c', 'while :; do :; done'])
-    session = space.admin.compute
-    answer = session.get(f'/servers/{server}/diagnostics', microversion='2.48')
-    assert answer.status_code == 200, answer.text
-    told = answer.json()
-    assert told['state'] == 'running'
-    assert told['hypervisor'] == 'docker'
-    assert told['memory_details']['maximum'] == 128
-    assert told['nic_details'][0]['mac_address']
-
-
 def _resize(space: Workspace, server: str) -> None:
     flavor = space.user.compute.find_flavor('sandbox.small')
     space.user.compute.resize_server(server, flavor.id)
