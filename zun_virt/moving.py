@@ -117,13 +117,16 @@ class Moving(Building):
             if self._sandboxes.running(instance.uuid) is None:
                 self._start(context, instance, network_info)
 
-    @in_novas_words
     def delete_instance_files(self, instance: Any) -> bool:
         """Remove what is left here of a server that was deleted in the middle of a move.
 
-        :returns: whether nothing is left
+        :returns: whether nothing is left; nova asks again otherwise
         """
-        self._remove(instance, 0, ())
+        try:
+            self._remove(instance, 0, ())
+        except FAILURES as error:
+            LOG.warning('Something of it is left: %s; tried again later', error, instance=instance)
+            return False
         return True
 
     def _is_reverted_here(self, instance: Any) -> bool:

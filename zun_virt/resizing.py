@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from oslo_log import log as logging
@@ -78,8 +79,12 @@ def check_containers(docker: host.Host, instance_id: str, limits: cgroup.Limits)
 
     :raises TooSmall: naming the containers
     """
-    users = [found for found in docker.containers(instance_id) if found.container_id]
-    check_own_limits(limits, [docker.inspect(user.id) for user in users])
+    users = []
+    for found in docker.containers(instance_id):
+        with contextlib.suppress(host.NotFound):  # the agent removes it just now
+            if found.container_id:
+                users.append(docker.inspect(found.id))
+    check_own_limits(limits, users)
 
 
 def describe(sandboxes: lifecycle.Lifecycle, instance_id: str, limits: sandbox.Limits) -> None:

@@ -9,7 +9,7 @@ from nova import exception
 from nova.compute import task_states
 from oslo_log import log as logging
 
-from zun_virt import copies, snapshot
+from zun_virt import copies, host, snapshot
 from zun_virt.building import Building
 from zun_virt.errors import in_novas_words
 
@@ -39,8 +39,10 @@ class Snapshots(Building):
                 undo.callback(self._copies.remove, own)
                 parts: dict[str, str] = {}
                 for found in self._host.containers(instance.uuid):
-                    if found.container_id:
-                        name = f'{repository}-{found.container_id}'
+                    if not found.container_id:
+                        continue
+                    name = f'{repository}-{found.container_id}'
+                    with contextlib.suppress(host.NotFound):  # the agent removes it just now
                         self._copies.commit(found.id, name)
                         undo.callback(self._copies.remove, name)
                         parts[found.container_id] = name

@@ -94,6 +94,17 @@ def test_nothing_of_a_failed_snapshot_stays_either(zun, machine, instance):
     assert machine.docker.images_ == before
 
 
+def test_a_container_that_goes_meanwhile_is_left_out(zun, machine, instance):
+    for _ in range(2):
+        add(machine, instance, b'x')
+    machine.docker.fail('commit', fakes.api_error(404, 'No such container'))
+    take(zun, instance)
+    assert (
+        len(json.loads(contents(machine.glance.data[SNAPSHOT])[snapshot.CONTENTS])['containers'])
+        == 1
+    )
+
+
 def test_a_sandbox_that_is_gone_has_no_snapshot(zun, machine):
     with pytest.raises(exception.InstanceNotRunning):
         zun.snapshot(None, make_instance(), SNAPSHOT, lambda **_: None)
