@@ -16,9 +16,9 @@ from nova.virt import driver
 from oslo_log import log as logging
 
 from zun_virt import cgroup, copies, cores, host, image, lifecycle, resources, sandbox, snapshot
-from zun_virt.connector import Steps
 from zun_virt.errors import FAILURES
 from zun_virt.plugging import Plugging
+from zun_virt.steps import Steps
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF

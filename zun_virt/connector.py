@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,30 +12,13 @@ from nova.compute import vm_states
 from oslo_log import log as logging
 
 from zun_virt import lifecycle, network, sandbox
+from zun_virt.steps import Steps
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
 
 Names = Mapping[tuple[str, str], str]
 """Full names by port and address."""
-
-
-class Steps:
-    """How long each step took, for the log."""
-
-    def __init__(self) -> None:
-        self._begin = self._last = time.monotonic()
-        self._taken: list[tuple[str, float]] = []
-
-    def done(self, step: str) -> None:
-        """Note that a step has ended, and the next begins."""
-        now = time.monotonic()
-        self._taken.append((step, now - self._last))
-        self._last = now
-
-    def __str__(self) -> str:
-        parts = ', '.join(f'{step} {seconds * 1000:.0f}' for step, seconds in self._taken)
-        return f'{(self._last - self._begin) * 1000:.0f} ms: {parts}'
 
 
 class Connector:

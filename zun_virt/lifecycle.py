@@ -17,6 +17,7 @@ from oslo_log import log as logging
 
 from zun_virt import cgroup, ends, host, pause, sandbox
 from zun_virt.sandbox import Sandbox, State
+from zun_virt.steps import Steps
 
 LOG = logging.getLogger(__name__)
 
@@ -156,6 +157,7 @@ class Lifecycle:
         :param unplug: takes its interfaces from the host, once nothing runs
         """
         with self.lock(instance_id):
+            steps = Steps()
             containers = self._docker.containers(instance_id)
             record = self.record(instance_id)
             if record is not None and record.state is not State.STOPPED:
@@ -163,9 +165,12 @@ class Lifecycle:
                 record = record.replace(state=State.STOPPING, running=running)
                 self.store.write(record)
             self._stop_containers(containers, timeout)
+            steps.done('containers')
             unplug()
+            steps.done('network')
             if record is not None:
                 self.store.write(record.replace(state=State.STOPPED, pause=None))
+        LOG.debug('Sandbox %s: stopped in %s', instance_id, steps)
 
     def freeze(self, instance_id: str) -> None:
         """Freeze all containers of a sandbox, or none when one cannot be."""
@@ -198,19 +203,24 @@ class Lifecycle:
         :param unplug: takes its interfaces from the host, once nothing runs
         """
         with self.lock(instance_id):
+            steps = Steps()
             record = self.record(instance_id)
             if record is not None:
                 self.store.write(record.replace(state=State.DELETING, pause=None))
             try:
                 containers = self._docker.containers(instance_id)
                 self._stop_containers(containers, timeout)
+                steps.done('stop')
             finally:
                 # nova gives the ports up even if this fails, and names none the next time.
                 unplug()
+            steps.done('network')
             for group in _users_first(containers):
                 _each(self._docker.remove, [container.id for container in group])
             self._cgroups.remove(record.cgroup_parent if record else self._parent(instance_id))
             self.store.remove(instance_id)
+            steps.done('removal')
+        LOG.debug('Sandbox %s: removed in %s', instance_id, steps)
 
     def note_end(self, instance_id: str, *, again: bool) -> Sandbox | None:
         """Write down that a sandbox's pause container has ended by itself, if it has.
