@@ -10,6 +10,8 @@ from tests.cloud.cloud import Workspace
 from tests.cloud.users import User
 from tests.cloud.waiting import wait_until
 
+FOLLOWS = 60.0  # seconds within which a sandbox has what has changed in Neutron
+
 
 def _addresses(user: User, container_id: str) -> dict[str, set[str]]:
     """Return the addresses that a container sees, without those of the link, by device."""
@@ -19,6 +21,10 @@ def _addresses(user: User, container_id: str) -> dict[str, set[str]]:
         if device != 'lo' and 'link' not in rest[rest.index('scope') + 1]:
             found.setdefault(device, set()).add(address.partition('/')[0])
     return found
+
+
+def _devices(user: User, container_id: str) -> set[str]:
+    return set(user.shell(container_id, 'ls /sys/class/net').split()) - {'lo'}
 
 
 def _told(user: User, container_id: str) -> set[str]:
@@ -127,6 +133,35 @@ def test_what_neutron_filters(space: Workspace) -> None:
     # What somebody gave a sandbox is not Neutron's to take.
     user.network.update_port(ports[0], name='renamed')
     assert _addresses(user, one) == near
+
+
+def test_what_changes_in_neutron(space: Workspace) -> None:
+    """Running containers see it without a restart: address, name, name server, deletion."""
+    user, side = space.user, space.new_network('10.46.0.0/24', gateway_ip=None)
+    port, doomed = space.port(side), space.port(side)
+    server = space.server(networks=[{'port': port.id}, {'port': doomed.id}])
+    one = space.running(sandbox=server)
+    began = host.pause(server).attrs['State']['StartedAt']
+    (subnet,) = user.network.subnets(network_id=side)
+    user.network.update_port(port, fixed_ips=[{'ip_address': '10.46.0.99'}], dns_name='web')
+    user.network.update_subnet(subnet, dns_nameservers=['198.51.100.53'])
+    space.admin.network.delete_port(doomed)
+    changed = time.monotonic()
+
+    def followed() -> bool:
+        return (
+            _addresses(user, one) == {'eth0': {'10.46.0.99'}}
+            and _devices(user, one) == {'eth0'}
+            and '\n10.46.0.99 web.zun.test web ' in user.shell(one, 'cat /etc/hosts')
+            and user.shell(one, 'cat /etc/resolv.conf') == 'nameserver 198.51.100.53\n'
+        )
+
+    wait_until('followed', followed, timeout=FOLLOWS, interval=0.5)
+    print(f'followed after {time.monotonic() - changed:.1f} s')
+    wait_until('told', lambda: _told(user, one) == {'10.46.0.99'}, timeout=10)
+    assert _recorded(server) == {'10.46.0.99'}
+    assert host.pause(server).attrs['State']['StartedAt'] == began
+    assert user.status(one) == 'Running'
 
 
 def test_limits_of_bandwidth(space: Workspace) -> None:
