@@ -1,4 +1,4 @@
-"""``python -m tests.bench [a b c d e f g]``: measures, and prints one table."""
+"""``python -m tests.bench [a b c d e f g h]``: measures, and prints one table."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.bench.measure import Row, loaded, table
 # In the order in which they run; the agent's memory is looked at when it has worked.
 BENCHMARKS = {
     'a': 'spawn.run',
+    'h': 'interfaces.run',
     'b': 'joined.start',
     'c': 'joined.many',
     'd': 'reading.answers',
@@ -29,7 +30,7 @@ BENCHMARKS = {
 def main() -> int:
     """Run what the command line asks for; returns the exit code."""
     parser = argparse.ArgumentParser(prog='python -m tests.bench', description=__doc__)
-    parser.add_argument('keys', nargs='*', metavar='a..g', help='all, unless said otherwise')
+    parser.add_argument('keys', nargs='*', metavar='a..h', help='all, unless said otherwise')
     asked = parser.parse_args().keys or list(BENCHMARKS)
     if unknown := set(asked) - set(BENCHMARKS):
         parser.error(f'no benchmark {", ".join(sorted(unknown))}')

@@ -36,7 +36,7 @@ TARGET = 1.0
 def run(rows: list[Row], lab: Lab, *, n: int = 20) -> None:
     """(a) One after another."""
     with contextlib.ExitStack() as stack:
-        made_driver, meta, image_id = _prepare(stack, lab.engine.api)
+        made_driver, meta, image_id = prepare(stack, lab.engine.api)
         steps = Spawns(made_driver, meta)
         stack.callback(steps.destroy)
 
@@ -70,7 +70,7 @@ class Spawns:
     def spawn(self) -> None:
         """Make one."""
         number = len(self._made) + 1
-        instance, port = _instance(number), _port(number)
+        instance, port = make_instance(number), make_port(number)
         self._made.append((instance, port))
         self._driver.spawn(None, instance, self._meta, [], None, {}, network_info=port)
 
@@ -89,14 +89,19 @@ class _NoNeutron:
         yield
 
 
-def _prepare(
+def prepare(
     stack: contextlib.ExitStack, engine: typing.Any
 ) -> tuple[driver.ZunDriver, typing.Any, str]:
-    """Return a driver that is ready, nova's description of an image, and Docker's id of it."""
+    """Return a driver that is ready, nova's description of an image, and Docker's id of it.
+
+    :param engine: docker.APIClient
+    """
     nova.objects.register_all()
     CONF([], project='nova', default_config_files=[])
     state = stack.enter_context(tempfile.TemporaryDirectory(prefix='zun-bench-'))
     CONF.set_override('state_path', state, group='zun_virt')
+    # There is no nova that could be asked for ports.
+    CONF.set_override('port_sync_interval', 0, group='zun_virt')
     for context in (privsep.network, privsep.mounts, ovs_privsep.vif_plug):
         context.start(priv_context.Method.FORK)
         stack.callback(context.stop)
@@ -146,7 +151,8 @@ def _image(stack: contextlib.ExitStack, engine: typing.Any) -> tuple[typing.Any,
     return meta, str(engine.inspect_image(PAUSE)['Id'])
 
 
-def _instance(number: int) -> typing.Any:
+def make_instance(number: int) -> typing.Any:
+    """Return a server as nova describes it to the driver that shall make it."""
     return nova.objects.Instance(
         id=number,
         uuid=str(uuid.uuid4()),
@@ -159,14 +165,19 @@ def _instance(number: int) -> typing.Any:
         task_state='spawning',
         metadata={},
         trusted_certs=None,
+        numa_topology=None,
+        migration_context=None,
         flavor=nova.objects.Flavor(
             name='bench', vcpus=1, memory_mb=128, root_gb=1, ephemeral_gb=0, swap=0, extra_specs={}
         ),
     )
 
 
-def _port(number: int) -> model.NetworkInfo:
-    """Return one port as nova describes it, with an address of its own."""
+def make_port(number: int, **details: typing.Any) -> model.NetworkInfo:
+    """Return one port as nova describes it, with an address of its own.
+
+    :param details: what else the port's binding says
+    """
     address = f'10.99.{number // 200}.{number % 200 + 10}'
     subnet = model.Subnet(
         cidr='10.99.0.0/16',
@@ -187,7 +198,7 @@ def _port(number: int) -> model.NetworkInfo:
                 address=f'fa:16:3e:99:{number // 256:02x}:{number % 256:02x}',
                 network=network,
                 type=model.VIF_TYPE_OVS,
-                details={'port_filter': True, 'datapath_type': _datapath()},
+                details={'port_filter': True, 'datapath_type': _datapath(), **details},
                 devname=f'tap{port_id}'[: model.NIC_NAME_LEN],
                 ovs_interfaceid=port_id,
                 vnic_type=model.VNIC_TYPE_NORMAL,
