@@ -10,21 +10,19 @@ import dataclasses
 from typing import Any
 
 import nova.conf
-from nova import exception
 from nova.compute import vm_states
-from nova.virt import driver
 from oslo_log import log as logging
 
 from zun_virt import cgroup, copies, cores, host, image, lifecycle, resources, sandbox, snapshot
 from zun_virt.errors import FAILURES
-from zun_virt.plugging import Plugging
 from zun_virt.steps import Steps
+from zun_virt.storage import Storage
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
 
 
-class Building(Plugging):
+class Building(Storage):
     """Makes, starts and stops the sandboxes of servers."""
 
     _name: str
@@ -53,20 +51,20 @@ class Building(Plugging):
 
         :param running: ids of the containers that are to run in it when it does
         """
-        refuse_volumes(block_device_info)
         steps = Steps()
         with contextlib.ExitStack() as undo:
             limits = self._limits(instance)
             chosen, images = self._image(context, instance, image_meta)
             steps.done('image')
             plugged: list[Any] = []
-            undo.callback(self._undo, instance, plugged)
+            undo.callback(self._undo, instance, plugged, block_device_info)
+            record = self._record(instance, limits).replace(running=running, images=images)
+            if power_on:
+                volumes = self._mount_all(context, instance, block_device_info)
+                record = record.replace(volumes=volumes)
+                steps.done('volumes')
             made = self._sandboxes.make(
-                self._record(instance, limits).replace(running=running, images=images),
-                limits,
-                image=chosen,
-                name=instance.name,
-                start=power_on,
+                record, limits, image=chosen, name=instance.name, start=power_on
             )
             steps.done('sandbox')
             plugged.extend(network_info or ())
@@ -76,13 +74,14 @@ class Building(Plugging):
         LOG.debug('Spawned in %s', steps, instance=instance)
 
     def _stop(self, instance: Any, network_info: Any, timeout: int) -> None:
-        self._sandboxes.stop(instance.uuid, timeout, self._unplugging(instance, network_info))
+        self._sandboxes.stop(instance.uuid, timeout, self._stopping(instance, network_info))
 
     def _start(
         self,
         context: Any,
         instance: Any,
         network_info: Any,
+        block_device_info: Any,
         *,
         held: bool | None = None,
         listening: bool = True,
@@ -105,6 +104,8 @@ class Building(Plugging):
                 asked = self._record(instance, limits)
                 known = self._sandboxes.record(instance.uuid)
                 record = known.replace(limits=asked.limits) if known else asked
+                volumes = self._mount_all(context, instance, block_device_info)
+                record = record.replace(volumes=volumes)
                 if held is not None:
                     record = record.replace(held=held)
                 made = self._sandboxes.start(record, limits)
@@ -144,20 +145,23 @@ class Building(Plugging):
             images = snapshot.images(self._copies.labels(chosen), instance.uuid)
         return chosen, images
 
-    def _remove(self, instance: Any, timeout: int, vifs: Any) -> None:
+    def _remove(
+        self, instance: Any, timeout: int, vifs: Any, block_device_info: Any = None
+    ) -> None:
         """Remove a sandbox with all that belongs to it, as far as it is there.
 
         :param timeout: seconds that its containers have to end by themselves
         """
         record = self._sandboxes.record(instance.uuid)
-        self._sandboxes.remove(instance.uuid, timeout, self._unplugging(instance, vifs))
+        release = self._releasing(instance, vifs, block_device_info)
+        self._sandboxes.remove(instance.uuid, timeout, release)
         for name in record.images.values() if record else ():
             self._copies.remove(name)
 
-    def _undo(self, instance: Any, vifs: list[Any]) -> None:
+    def _undo(self, instance: Any, vifs: list[Any], block_device_info: Any) -> None:
         """Remove what a failed spawn made; nova shows the user what made it fail."""
         try:
-            self._remove(instance, 0, vifs)
+            self._remove(instance, 0, vifs, block_device_info)
         except FAILURES:
             LOG.exception('A failed spawn left something behind', instance=instance)
 
@@ -176,12 +180,3 @@ class Building(Plugging):
         if flavor is not None and instance.migration_context is not None:
             topology = instance.migration_context.new_numa_topology
         return resources.limits(flavor or instance.flavor, self._defaults, cores.of(topology))
-
-
-def refuse_volumes(block_device_info: Any) -> None:
-    """Refuse volumes rather than lose sight of data.
-
-    :raises nova.exception.InvalidInput: there are some
-    """
-    if driver.block_device_info_get_mapping(block_device_info):
-        raise exception.InvalidInput(reason='a sandbox cannot have volumes')

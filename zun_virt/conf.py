@@ -94,6 +94,19 @@ OPTIONS = [
         'again. It needs twice that below state_path meanwhile.',
     ),
     cfg.StrOpt(
+        'nfs_mount_point_base',
+        default='$state_path/nfs',
+        help='Directory below which the shares of volumes are mounted that are files, as with '
+        "Cinder's NFS driver. No file outside of it is ever mounted as a volume.",
+    ),
+    cfg.StrOpt(
+        'default_file_system',
+        default='ext4',
+        choices=['ext4', 'xfs'],
+        help='File system that is made on a blank volume whose property zun:file_system does '
+        'not say otherwise.',
+    ),
+    cfg.StrOpt(
         'cgroup_root',
         default='/sys/fs/cgroup',
         help='Where the cgroup file systems are mounted.',

@@ -13,7 +13,6 @@ from nova.virt import driver
 from oslo_log import log as logging
 
 from zun_virt import (
-    building,
     cgroup,
     checks,
     conf,
@@ -35,6 +34,7 @@ from zun_virt.offering import Offering
 from zun_virt.refusals import Refusals
 from zun_virt.rescuing import Rescuing
 from zun_virt.snapshots import Snapshots
+from zun_virt.storage import volumes_of
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
@@ -60,6 +60,7 @@ class ZunDriver(
         driver.ComputeDriver.capabilities,
         supports_attach_interface=True,
         supports_evacuate=True,
+        supports_extend_volume=True,
         supports_image_type_raw=True,
     )
 
@@ -92,6 +93,7 @@ class ZunDriver(
                 largest=config.max_snapshot_size << 30,
             )
             self._images.prepare()
+            self._volumes = volumes_of(store)
         except (HostError, OSError, ValueError, privsep.PrivilegedError) as error:
             raise exception.InvalidConfiguration(f'No sandboxes on this host: {error}') from error
         self._name = host
@@ -147,7 +149,7 @@ class ZunDriver(
             LOG.debug('It stays, and gets its former size back', instance=instance)
             return
         timeout = min(CONF.shutdown_timeout, _DESTROY_SECONDS)
-        self._remove(instance, timeout, network_info)
+        self._remove(instance, timeout, network_info, block_device_info)
         LOG.info('Removed', instance=instance)
 
     @in_novas_words
@@ -164,7 +166,7 @@ class ZunDriver(
     ) -> None:
         """Remove what a sandbox that has gone from this host left."""
         vifs = network_info if destroy_vifs else ()
-        self._remove(instance, 0, vifs)
+        self._remove(instance, 0, vifs, block_device_info)
 
     # -- power ------------------------------------------------------------------------
 
@@ -187,9 +189,8 @@ class ZunDriver(
         share_info: Any = None,
     ) -> None:
         """Start a sandbox; the agent then starts what ran when it was stopped."""
-        building.refuse_volumes(block_device_info)
         rescued = instance.vm_state == vm_states.RESCUED
-        self._start(context, instance, network_info, held=rescued)
+        self._start(context, instance, network_info, block_device_info, held=rescued)
 
     @in_novas_words
     def reboot(
@@ -206,7 +207,7 @@ class ZunDriver(
         """Stop and start a sandbox, hard or gently; it runs afterwards in any case."""
         timeout = CONF.shutdown_timeout if reboot_type == 'SOFT' else 0
         self._stop(instance, network_info, timeout)
-        self._start(context, instance, network_info)
+        self._start(context, instance, network_info, block_device_info)
 
     @in_novas_words
     def resume_state_on_host_boot(
@@ -219,7 +220,7 @@ class ZunDriver(
     ) -> None:
         """Start a sandbox that ran before the host was started anew."""
         self._stop(instance, network_info, 0)
-        self._start(context, instance, network_info, listening=False)
+        self._start(context, instance, network_info, block_device_info, listening=False)
 
     @in_novas_words
     def pause(self, instance: Any) -> None:
@@ -250,4 +251,4 @@ class ZunDriver(
         if self._found(instance).alive:
             self._sandboxes.thaw(instance.uuid)
         else:
-            self._start(context, instance, network_info)
+            self._start(context, instance, network_info, block_device_info)

@@ -85,7 +85,7 @@ class Lifecycle:
         """
         with self.lock(record.instance_id):
             record = record.replace(state=State.BUILDING, pause=None)
-            directory = self.store.create(record.instance_id)
+            self.store.create(record.instance_id)
             for file in sandbox.FILE_TARGETS:
                 # Docker would make a directory in the place of a missing one.
                 self.store.write_file(
@@ -93,7 +93,7 @@ class Lifecycle:
                 )
             self.store.write(record)
             self._cgroups.create(record.cgroup_parent, limits)
-            request = pause.request(record, image=image, directory=directory, name=name)
+            request = pause.request(record, image=image, store=self.store, name=name)
             container = self._create(record.instance_id, request)
             if start:
                 return self._run(record, container)

@@ -18,7 +18,7 @@ class Minding:
     _host: host.Host
     _sandboxes: lifecycle.Lifecycle
     emit_event: Callable[[Any], None]
-    _remove: Callable[[Any, int, Any], None]
+    _remove: Callable[..., None]
 
     def _start_minding(self, name: str) -> None:
         """Begin to follow Docker; nothing is acted on before `_servers_are_known`."""

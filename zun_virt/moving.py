@@ -53,7 +53,9 @@ class Moving(Building):
         except (resizing.TooSmall, *FAILURES) as error:
             reason = f'sandbox {instance.uuid} stays as it is: {error}'
             raise exception.InstanceFaultRollback(exception.ResizeError(reason=reason)) from error
-        self._stop(instance, network_info, timeout)
+        # Nova gives up the way to its volumes next: none may be mounted.
+        release = self._releasing(instance, network_info, block_device_info)
+        self._sandboxes.stop(instance.uuid, timeout, release)
         record = self._sandboxes.record(instance.uuid)
         return json.dumps({'running': list(record.running) if record else []})
 
@@ -74,7 +76,7 @@ class Moving(Building):
     ) -> None:
         """Tell the agent of the new limits, or make the sandbox on this host."""
         if _stays(migration):
-            self._settle(context, instance, network_info, power_on=power_on)
+            self._settle(context, instance, network_info, block_device_info, power_on=power_on)
             return
         self._build(
             context,
@@ -110,12 +112,12 @@ class Moving(Building):
         A nova-compute that was ended in the middle of a migration calls this, too.
         """
         if _stays(migration):
-            self._revert_size(context, instance, network_info)
-            self._settle(context, instance, network_info, power_on=power_on)
+            self._revert_size(context, instance, network_info, block_device_info)
+            self._settle(context, instance, network_info, block_device_info, power_on=power_on)
         elif power_on:
             self._stop_what_is_half_stopped(instance, network_info)
             if self._sandboxes.running(instance.uuid) is None:
-                self._start(context, instance, network_info)
+                self._start(context, instance, network_info, block_device_info)
 
     def delete_instance_files(self, instance: Any) -> bool:
         """Remove what is left here of a server that was deleted in the middle of a move.
@@ -143,14 +145,24 @@ class Moving(Building):
         old = self._limits(instance)
         resizing.resize(self._host, self._cgroups, self._sandboxes, instance.uuid, old, limits)
 
-    def _settle(self, context: Any, instance: Any, network_info: Any, *, power_on: bool) -> None:
+    def _settle(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: Any,
+        *,
+        power_on: bool,
+    ) -> None:
         """Make the record of a sandbox that was resized true, and have it run if it shall."""
         limits = self._record(instance, self._limits(instance)).limits
         resizing.describe(self._sandboxes, instance.uuid, limits)
         if power_on and self._sandboxes.running(instance.uuid) is None:
-            self._start(context, instance, network_info)
+            self._start(context, instance, network_info, block_device_info)
 
-    def _revert_size(self, context: Any, instance: Any, network_info: Any) -> None:
+    def _revert_size(
+        self, context: Any, instance: Any, network_info: Any, block_device_info: Any
+    ) -> None:
         """Give a sandbox its former limits, with an end to what does not fit into them.
 
         Nova cannot leave it the new ones, which are not its flavor's any more.
@@ -163,7 +175,7 @@ class Moving(Building):
         except (resizing.TooSmall, cgroup.CgroupError) as error:
             LOG.warning('Restarting it within its former limits: %s', error, instance=instance)
             self._stop(instance, network_info, 0)
-            self._start(context, instance, network_info)
+            self._start(context, instance, network_info, block_device_info)
 
 
 def migration_of(instance: Any) -> Any:

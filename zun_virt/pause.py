@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import typing
 
@@ -44,7 +43,7 @@ def request(
     record: sandbox.Sandbox,
     *,
     image: str,
-    directory: str | os.PathLike[str],
+    store: sandbox.SandboxStore,
     name: str,
     score: int | None = None,
 ) -> dict[str, typing.Any]:
@@ -54,7 +53,7 @@ def request(
     few of them, open its network namespace.  Without Docker's network it starts twice as
     fast; Docker then writes none of the files below /etc, so that all are the sandbox's.
 
-    :param directory: of the sandbox
+    :param store: knows the sandbox's directories
     :param name: by which nova's driver interface knows it
     :param score: as `oom_score` returns it; None to ask it
     """
@@ -76,9 +75,10 @@ def request(
             'ReadonlyRootfs': True,
             'LogConfig': {'Type': 'json-file', 'Config': {'max-size': '1m', 'max-file': '1'}},
             'Binds': [
-                f'{os.fspath(directory)}/{source}:{target}:ro'
+                f'{store.directory(record.instance_id)}/{source}:{target}:ro'
                 for source, target in sandbox.FILE_TARGETS.items()
             ],
+            'Mounts': [_volumes(store.volumes(record.instance_id))],
         },
     }
 
@@ -90,4 +90,19 @@ def _labels(record: sandbox.Sandbox, name: str) -> dict[str, str]:
         sandbox.LABEL_INCARNATION: record.incarnation,
         sandbox.LABEL_HOST: record.host,
         sandbox.LABEL_NAME: name,
+    }
+
+
+def _volumes(directory: pathlib.Path) -> dict[str, typing.Any]:
+    """Bind the directory of mount points, so that mounts to come are seen.
+
+    Containers write to volumes and not beside them, on the host's own disk; but what is
+    mounted there must not become read-only with it, as newer engines have it.
+    """
+    return {
+        'Type': 'bind',
+        'Source': str(directory),
+        'Target': sandbox.VOLUMES_TARGET,
+        'ReadOnly': True,
+        'BindOptions': {'Propagation': 'rslave', 'ReadOnlyNonRecursive': True},
     }

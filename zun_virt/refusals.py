@@ -24,29 +24,8 @@ class Refusals:
             reason='the processes of a sandbox cannot move to another host while they run'
         )
 
-    def get_volume_connector(self, instance: Any) -> NoReturn:
-        """Refuse volumes, before Cinder is asked to export one."""
-        _refuse_volume()
-
-    def attach_volume(
-        self,
-        context: Any,
-        connection_info: Any,
-        instance: Any,
-        mountpoint: str,
-        disk_bus: str | None = None,
-        device_type: str | None = None,
-        encryption: Any = None,
-    ) -> NoReturn:
-        """Refuse volumes."""
-        _refuse_volume()
-
     def trigger_crash_dump(self, instance: Any) -> NoReturn:
         """Refuse."""
         raise exception.TriggerCrashDumpNotSupported(
             'A sandbox has no kernel of its own that could be dumped'
         )
-
-
-def _refuse_volume() -> NoReturn:
-    raise exception.InvalidInput(reason='a sandbox cannot have volumes yet')

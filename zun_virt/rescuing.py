@@ -37,7 +37,7 @@ class Rescuing(Building):
         """
         if self._sandboxes.running(instance.uuid) is not None:
             self._stop(instance, network_info, 0)
-        self._start(context, instance, network_info, held=True)
+        self._start(context, instance, network_info, block_device_info, held=True)
         LOG.info('Rescued: its containers stay stopped', instance=instance)
 
     @in_novas_words
@@ -48,4 +48,5 @@ class Rescuing(Building):
             if record is not None and record.held:
                 self._sandboxes.store.write(record.replace(held=False))
         if self._sandboxes.running(instance.uuid) is None:
-            self._start(context, instance, instance.get_network_info(), held=False)
+            volumes = self._known_volumes(context, instance)
+            self._start(context, instance, instance.get_network_info(), volumes, held=False)

@@ -32,6 +32,8 @@ ROWS = {
     'Nova servers': 'select uuid from nova.instances where deleted = 0',
     'Nova servers without a host': 'select uuid from nova_cell0.instances where deleted = 0',
     'Nova build requests': 'select instance_uuid from nova_api.build_requests',
+    'Cinder volumes': 'select id from cinder.volumes where deleted = 0',
+    'Cinder attachments': 'select id from cinder.volume_attachment where deleted = 0',
     'Placement allocations': 'select distinct consumer_id from placement.allocations',
     'containers of the agent': 'select uuid from zun.containers',
     'sandbox claims of the agent': 'select sandbox_id from zun.sandbox_claims',
@@ -204,6 +206,16 @@ def mounts() -> set[str]:
     return {line.split()[1] for line in lines if line.split()[1].startswith(below)}
 
 
+def loop_devices() -> set[str]:
+    """Return the loop devices of Cinder's files, each with its file."""
+    share = f'{settings.load()["STATE"]}/cinder/'
+    files = {
+        file.parts[3]: file.read_text().strip()
+        for file in pathlib.Path('/sys/block').glob('loop*/loop/backing_file')
+    }
+    return {f'/dev/{name} {file}' for name, file in files.items() if file.startswith(share)}
+
+
 def _below(directory: pathlib.Path) -> set[str]:
     return {str(path) for path in directory.iterdir()} if directory.is_dir() else set()
 
@@ -238,6 +250,8 @@ def look() -> dict[str, set[str]]:
         'ports of the switch': switch_ports(),
         'control groups': _of_servers(control_groups()),
         'mounts': mounts(),
+        'loop devices': loop_devices(),
+        'places of volumes': _below(state_path / 'volumes'),
         'sandbox directories': _below(state_path / 'sandboxes'),
         'locks': _below(state_path / 'locks'),
         # Neutron's agents remove theirs in their own time, or at their next start.

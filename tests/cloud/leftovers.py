@@ -107,12 +107,18 @@ def files(conf: settings.Settings) -> list[str]:
     return found
 
 
+def loops(conf: settings.Settings) -> list[str]:
+    """Loop devices of volumes."""
+    lines = _run('losetup', '--list', '--noheadings', '--output', 'NAME,BACK-FILE').splitlines()
+    return [f'loop device {line}' for line in lines if f'{conf["ALLINONE_DIR"]}/' in line]
+
+
 def find() -> list[str]:
     """Return everything that is still there."""
     conf = settings.load()
     return [
         finding
-        for kind in (processes, listeners, devices, docker_objects, files)
+        for kind in (processes, listeners, devices, docker_objects, files, loops)
         for finding in kind(conf)
     ]
 

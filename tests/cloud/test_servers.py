@@ -231,26 +231,6 @@ def test_operation_that_policy_forbids(space: Workspace, sandbox: str, operation
         REFUSED[operation](space, sandbox)
 
 
-def test_volume_is_refused(space: Workspace, sandbox: str, lived_in: str) -> None:
-    volume = space.user.sdk.block_storage.create_volume(size=1, name=space.name('volume'))
-    space.user.sdk.block_storage.wait_for_status(volume, 'available', interval=1, wait=60)
-    try:
-        with contextlib.suppress(openstack.exceptions.HttpException):
-            space.user.compute.create_volume_attachment(sandbox, volume_id=volume.id)
-        wait_until(
-            'the volume is free again',
-            lambda: space.user.sdk.block_storage.get_volume(volume.id).status == 'available',
-            timeout=60,
-            interval=0.5,
-        )
-        assert space.user.compute.get_server(sandbox).status == 'ACTIVE'
-        assert not list(space.user.compute.volume_attachments(sandbox))
-        assert host.container(lived_in).status == 'running'
-    finally:
-        space.user.sdk.block_storage.delete_volume(volume)
-        space.user.sdk.block_storage.wait_for_delete(volume, interval=1, wait=60)
-
-
 def test_many_servers_at_once(space: Workspace) -> None:
     servers = [space.server(wait=False) for _ in range(4)]
     for server in servers:

@@ -55,6 +55,9 @@ class Outside(fixtures.Fixture):
         )
         self.number = len(_HOSTS)
         self.docker._pids = itertools.count(1 + self.number * _PIDS_PER_HOST)
+        # The same for all hosts, which mount it in places of their own.
+        first = next(iter(_HOSTS.values()), self)
+        self.storage = self.machine.storage = first.machine.storage
         self.boot_id = str(uuid.uuid4())
         _HOSTS[self.name] = self
         self.addCleanup(_HOSTS.pop, self.name)
@@ -87,6 +90,12 @@ class Outside(fixtures.Fixture):
             ('cgroups.remove_cgroup', _keeper),
         ):
             replaced[f'zun_virt.privsep.{name}'] = _led(name.partition('.')[2], owner)
+        storage = self.storage
+        brick = 'os_brick.initiator.connector'
+        replaced[f'{brick}.get_connector_properties'] = storage.properties
+        replaced[f'{brick}.InitiatorConnector.factory'] = storage.factory
+        for name in storage.KERNEL:
+            replaced[f'zun_virt.privsep.filesystems.{name}'] = getattr(storage, name)
         for name, function in replaced.items():
             self.useFixture(fixtures.MonkeyPatch(name, function))
 

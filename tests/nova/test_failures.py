@@ -85,22 +85,6 @@ class OneHostTestCase(base.CloudTestCase):
         server = self.create('ERROR', imageRef=image, flavorRef=self.add_flavor('any'))
         self.assert_undone(server, 'img_hv_type=docker')
 
-    def test_a_server_with_a_volume_is_not_made_without_it(self):
-        disk = {
-            'source_type': 'volume',
-            'destination_type': 'volume',
-            'uuid': self.cinder.IMAGE_BACKED_VOL,
-            'boot_index': -1,
-        }
-        root = {
-            'source_type': 'image',
-            'destination_type': 'local',
-            'uuid': self.image,
-            'boot_index': 0,
-        }
-        server = self.create('ERROR', block_device_mapping_v2=[root, disk])
-        self.assert_undone(server, 'olume')
-
     def test_deleting_while_it_is_built(self):
         self.port_is_down()
         server = self.request()

@@ -33,13 +33,6 @@ class RefusalTestCase(base.CloudTestCase):
         self.eventually(look)
         self.assert_unharmed(self.server, self.before)
 
-    def test_attach_volume(self):
-        volume = self.cinder.IMAGE_BACKED_VOL
-        self.api.post_server_volume(self.server['id'], {'volumeAttachment': {'volumeId': volume}})
-        self.assert_told('attach_volume', 'compute_attach_volume')
-        self.assertEqual([], self.api.get_server_volumes(self.server['id']))
-        self.assertEqual({}, dict(self.cinder.volume_to_attachment.get(volume, {})))
-
     def test_set_password(self):
         self.assert_refused(501, self.act, self.server, changePassword={'adminPass': 'x'})
 

@@ -6,7 +6,13 @@ import re
 import pytest
 
 ETC = pathlib.Path(__file__).parents[2] / 'etc'
-CONTEXTS = ('zun_virt.privsep.network', 'zun_virt.privsep.mounts', 'vif_plug_ovs.privsep.vif_plug')
+CONTEXTS = (
+    'zun_virt.privsep.network',
+    'zun_virt.privsep.mounts',
+    'vif_plug_ovs.privsep.vif_plug',
+    'os_brick.privileged.default',
+    'os_brick.privileged.brick_privsep_hide_output',
+)
 CONF = '/etc/nova/nova.conf'
 SOCKET = '/tmp/tmpab_12xyz/privsep.sock'
 
@@ -58,7 +64,8 @@ def test_what_sandboxes_need(allowed, context):
         asked(conf='/etc/nova/../../tmp/mine.conf'),
         asked(conf='/etc/nova/nova_conf'),
         asked(context='nova.privsep.sys_admin_pctxt'),
-        asked(context='os_brick.privileged.default'),
+        asked(context='os_brick.privileged.default.x'),
+        asked(conf='/tmp/mine.conf', context='os_brick.privileged.default'),
         asked(context='zun_virt.privsep.network.x'),
         asked(context='zun_virtXprivsep.network'),
         asked(socket='/tmp/../etc/privsep.sock'),

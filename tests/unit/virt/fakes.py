@@ -27,9 +27,11 @@ import os_vif
 import os_vif.exception
 import requests
 from nova.network import model
+from os_brick.initiator import connector
 
+from tests.unit.virt import storage
 from zun_virt import ports, privsep, sandbox, servers, switch
-from zun_virt.privsep import cgroups, interfaces
+from zun_virt.privsep import cgroups, filesystems, interfaces
 
 NEVER = '0001-01-01T00:00:00Z'
 CONTROLLERS = ('blkio', 'cpu,cpuacct', 'cpuset', 'memory', 'pids')
@@ -720,6 +722,7 @@ class FakeMachine:
         self.glance = FakeGlance()
         self.ports = FakePorts()
         self.servers = FakeServers()
+        self.storage = storage.FakeStorage()
         self.store = sandbox.SandboxStore(self.root / 'state')
 
     @contextlib.contextmanager
@@ -736,6 +739,10 @@ class FakeMachine:
             replace(switch, 'ports', self.switch.listing)
             replace(privsep, 'start', lambda: None)
             replace(servers, 'Servers', lambda _host: self.servers)
+            replace(connector, 'get_connector_properties', self.storage.properties)
+            replace(connector.InitiatorConnector, 'factory', self.storage.factory)
+            for name in self.storage.KERNEL:
+                replace(filesystems, name, getattr(self.storage, name))
             for module, names in PRIVILEGED.items():
                 for name in names:
                     replace(module, name, getattr(self.kernel, name))
@@ -766,6 +773,16 @@ class FakeMachine:
         self.docker.start(name)
         return container_id
 
+    def leftovers_of_volumes(self):
+        """Return all that there is of volumes on the host."""
+        found = {
+            'connections': list(self.storage.connected),
+            'loop devices': list(self.storage.loops),
+            'mounts': list(self.storage.mounts),
+            'places': [str(path) for path in self.root.glob('state/volumes/*/*')],
+        }
+        return {kind: entries for kind, entries in found.items() if entries}
+
     def leftovers(self):
         """Return all that there is of sandboxes on the host."""
         found = {
@@ -777,6 +794,7 @@ class FakeMachine:
             'devices': list(self.kernel.devices),
             'ports': list(self.switch.ports),
             'directories': list(self.store.ids()),
+            'places of volumes': list(self.store.volumes_root.glob('*')),
             'locks': [path.name for path in self.root.glob('state/locks/*')],
             'downloads': [path.name for path in self.root.glob('state/zun-image-*')],
             'cgroups': [str(path) for path in self.kernel.cgroups.glob('*/zun/*') if path.is_dir()],

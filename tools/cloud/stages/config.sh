@@ -52,5 +52,6 @@ config_cinder() {
     printf '#!/bin/sh\nexit 0\n' | put "$BIN/mount.nfs" 755
     echo "$share" | put "$ETC/cinder/shares"
     cp -rn "$VENV"/etc/cinder/* "$ETC/cinder/"
+    put "$ETC/cinder/files_driver.py" <"$CLOUD/config/files_driver.py"
     render cinder.conf | put "$ETC/cinder/cinder.conf"
 }

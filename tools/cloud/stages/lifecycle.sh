@@ -1,7 +1,7 @@
 # What is there, stopping it, and leaving nothing behind.
 # shellcheck shell=bash
 
-SANDBOX_LABEL=org.openstack.zun.sandbox # of zun_virt/sandbox.py: on every container of ours
+SANDBOX_LABEL=org.openstack.zun.sandbox # of zun_virt/sandbox/: on every container of ours
 
 cmd_status() {
     local name pid state rc=0 line='%-18s %-8s %-9s %-6s %s\n'
@@ -158,4 +158,8 @@ destroy_mounts() {
     local target
     awk -v below="$ALLINONE_DIR/" 'index($5, below) == 1 {print $5}' /proc/self/mountinfo |
         sort -r | while read -r target; do umount "$target" || umount -l "$target"; done
+    # those of volumes go with their mounts; what is left was never mounted
+    losetup --list --noheadings --output NAME,BACK-FILE |
+        awk -v below="$ALLINONE_DIR/" 'index($2, below) == 1 {print $1}' |
+        while read -r target; do losetup --detach "$target"; done
 }

@@ -41,8 +41,8 @@ start_service() {
         nova-compute) start_compute "$1" "$HOST" ;;
         nova-compute-vm) start_compute "$1" "$VM_HOST" ;;
         cinder-scheduler | cinder-volume)
-            start "$1" "$(stamp_of "$ETC/cinder/cinder.conf")" \
-                "$1" --config-file "$ETC/cinder/cinder.conf" ;;
+            start "$1" "$(stamp_of "$ETC/cinder/cinder.conf" "$ETC/cinder/files_driver.py")" \
+                env PYTHONPATH="$ETC/cinder" "$1" --config-file "$ETC/cinder/cinder.conf" ;;
         zun-agent)
             stamp=$(stamp_of "$ETC/zun/zun-agent.conf" "$VENV/.zun-virt")
             as_user zun

@@ -11,20 +11,48 @@ This module imports neither nova nor os-vif nor docker, so that the agent can us
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import enum
 import fcntl
-import json
 import os
 import pathlib
 import shutil
 import threading
 import time
-import typing
 import uuid
 from collections.abc import Iterator
 
-SCHEMA_VERSION = 2
+from zun_virt.sandbox.record import (
+    SCHEMA_VERSION,
+    Address,
+    Limits,
+    PauseContainer,
+    Sandbox,
+    SandboxBusy,
+    SandboxCorrupt,
+    SandboxError,
+    SandboxTooNew,
+    State,
+    Volume,
+)
+
+__all__ = [
+    'SCHEMA_VERSION',
+    'Address',
+    'Limits',
+    'PauseContainer',
+    'Sandbox',
+    'SandboxBusy',
+    'SandboxCorrupt',
+    'SandboxError',
+    'SandboxStore',
+    'SandboxTooNew',
+    'State',
+    'Volume',
+    'boot_id',
+    'cgroup_parent',
+    'container_name',
+    'sandbox_name',
+    'volume_path',
+]
 
 LABEL_SANDBOX = 'org.openstack.zun.sandbox'
 """Label of the pause container and of every container in the sandbox: the instance uuid."""
@@ -62,150 +90,12 @@ They are bound into the pause container; ``--volumes-from`` brings them to the o
 """
 
 
-class SandboxError(Exception):
-    """A sandbox's record or lock cannot be used; the message says which and why."""
+VOLUMES_TARGET = '/volumes'
+"""Where the volumes of a sandbox are in each of its containers, each below its own id.
 
-
-class SandboxCorrupt(SandboxError):
-    """``sandbox.json`` is not what any version of this module writes."""
-
-
-class SandboxTooNew(SandboxError):
-    """``sandbox.json`` was written by a later version; it must not be touched."""
-
-
-class SandboxBusy(SandboxError):
-    """The sandbox's lock was not free within the time allowed."""
-
-
-class State(enum.StrEnum):
-    """The life of a sandbox, as the driver tells it to the agent."""
-
-    BUILDING = 'building'
-    """Its pause container starts or runs; the network is not there yet."""
-    READY = 'ready'
-    """Its network is there: containers may start."""
-    PAUSED = 'paused'
-    """Every container in it is frozen."""
-    STOPPING = 'stopping'
-    """Its containers are being stopped; `Sandbox.running` names those that ran."""
-    STOPPED = 'stopped'
-    DELETING = 'deleting'
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Address:
-    """One fixed address of one port.
-
-    :ivar prefix_length: of the subnet, in bits
-    :ivar version: of the internet protocol, 4 or 6
-    :ivar preserve_on_delete: whether the port outlives the server
-    :ivar fqdn: the full name that Neutron has for it, '' for none
-    """
-
-    network_id: str
-    port_id: str
-    mac: str
-    address: str
-    prefix_length: int
-    version: int
-    preserve_on_delete: bool = False
-    fqdn: str = ''
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What the containers of a sandbox may use together; None where there is no limit.
-
-    :ivar cpus: cores, as a fraction
-    :ivar memory_mb: MiB
-    :ivar pids: processes and threads
-    :ivar disk_gb: GiB, as the flavor says
-    :ivar disk_enforced: whether Docker can hold what a container writes outside of volumes to
-        it, each for itself
-    """
-
-    cpus: float | None
-    memory_mb: int | None
-    pids: int | None
-    disk_gb: int | None = None
-    disk_enforced: bool = False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PauseContainer:
-    """The pause container that `State.READY` speaks of.
-
-    A record whose identity differs from Docker's is out of date: the container was
-    started anew (``started_at``) or the host was (``boot_id``), and with it went the
-    network that the record promises.
-    """
-
-    id: str
-    started_at: str
-    boot_id: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sandbox:
-    """The content of ``sandbox.json``.
-
-    :ivar metadata: the server's metadata, where the agent finds its intent
-    :ivar incarnation: a uuid, new whenever the pause container is made anew
-    :ivar running: ids in the container API of those that ran when the sandbox was
-        stopped, and that run again when it starts
-    :ivar held: no container runs for now, although the sandbox does: it is being rescued
-    :ivar images: of a sandbox that comes from a snapshot, Docker's name of the image that
-        takes the place of its own for each container that the snapshot holds
-    """
-
-    instance_id: str
-    project_id: str
-    user_id: str
-    name: str
-    hostname: str
-    host: str
-    state: State
-    incarnation: str
-    cgroup_parent: str
-    limits: Limits
-    pause: PauseContainer | None = None
-    addresses: tuple[Address, ...] = ()
-    volumes: tuple[str, ...] = ()
-    running: tuple[str, ...] = ()
-    held: bool = False
-    images: dict[str, str] = dataclasses.field(default_factory=dict)
-    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    def replace(self, **changes: typing.Any) -> Sandbox:
-        """Return a copy with the given fields changed."""
-        return dataclasses.replace(self, **changes)
-
-    def to_json(self) -> str:
-        """Return the record as the text of ``sandbox.json``."""
-        return json.dumps({'version': SCHEMA_VERSION, **dataclasses.asdict(self)}, indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> Sandbox:
-        """Read the text of ``sandbox.json``.
-
-        :raises SandboxTooNew: a later version of this module wrote it
-        :raises SandboxCorrupt: no version of this module did
-        """
-        try:
-            fields = json.loads(text)
-            version = fields.pop('version')
-            if version > SCHEMA_VERSION:
-                raise SandboxTooNew(f'schema version {version}, at most {SCHEMA_VERSION} is known')
-            fields['state'] = State(fields['state'])
-            fields['limits'] = Limits(**fields['limits'])
-            fields['pause'] = PauseContainer(**fields['pause']) if fields['pause'] else None
-            fields['addresses'] = tuple(Address(**address) for address in fields['addresses'])
-            fields['volumes'] = tuple(fields['volumes'])
-            fields['running'] = tuple(fields['running'])
-            return cls(**fields)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SandboxCorrupt(f'not a sandbox record: {error!r}') from error
+A directory of the host's, the mount points of `SandboxStore.volumes`, is bound there so that
+what is mounted later appears in containers that run, and vanishes from them.
+"""
 
 
 def sandbox_name(instance_id: str) -> str:
@@ -216,6 +106,11 @@ def sandbox_name(instance_id: str) -> str:
 def container_name(container_id: str) -> str:
     """Return the name in Docker of the container with this id in the container API."""
     return CONTAINER_NAME_PREFIX + container_id
+
+
+def volume_path(volume_id: str) -> str:
+    """Return where a sandbox's containers find the volume."""
+    return f'{VOLUMES_TARGET}/{volume_id}'
 
 
 def cgroup_parent(instance_id: str, cgroup_driver: str) -> str:
@@ -249,22 +144,31 @@ class SandboxStore:
     def __init__(self, state_path: str | os.PathLike[str]) -> None:
         """Use `state_path`, which `prepare` creates."""
         self.root = pathlib.Path(state_path) / 'sandboxes'
+        self.volumes_root = pathlib.Path(state_path) / 'volumes'
         self._locks = pathlib.Path(state_path) / 'locks'
         self._held = threading.local()
 
     def prepare(self) -> None:
         """Create the directories that are not there yet."""
-        for directory in (self.root, self._locks):
+        for directory in (self.root, self.volumes_root, self._locks):
             _make_directory(directory)
 
     def directory(self, instance_id: str) -> pathlib.Path:
         """Return the directory of one sandbox, whether or not it exists."""
         return self.root / str(uuid.UUID(instance_id))
 
+    def volumes(self, instance_id: str) -> pathlib.Path:
+        """Return the directory in which one sandbox's volumes are mounted.
+
+        It is not in the sandbox's own, which is removed with all that is in it.
+        """
+        return self.volumes_root / str(uuid.UUID(instance_id))
+
     def create(self, instance_id: str) -> pathlib.Path:
-        """Create the sandbox's directory if need be, and return it."""
+        """Create the sandbox's directories if need be, and return its own."""
         directory = self.directory(instance_id)
-        _make_directory(directory)
+        for made in (directory, self.volumes(instance_id)):
+            _make_directory(made)
         return directory
 
     def ids(self) -> set[str]:
@@ -330,7 +234,16 @@ class SandboxStore:
             os.close(descriptor)
 
     def remove(self, instance_id: str) -> None:
-        """Remove the sandbox's directory; one that is gone is fine."""
+        """Remove the sandbox's directories; one that is gone is fine.
+
+        :raises OSError: a volume is still mounted there
+        """
+        volumes = self.volumes(instance_id)
+        with contextlib.suppress(FileNotFoundError):
+            # Never with what is in it: that would be a tenant's data.
+            for mount_point in volumes.iterdir():
+                mount_point.rmdir()
+            volumes.rmdir()
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.directory(instance_id))
 

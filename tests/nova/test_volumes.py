@@ -1,0 +1,232 @@
+"""Volumes of sandboxes as nova's own services handle them, with a Cinder in memory."""
+
+from nova.compute import power_state
+
+from tests.nova import base
+from tests.unit.virt.storage import Content
+
+
+class VolumeCase(base.CloudTestCase):
+    def setUp(self):
+        super().setUp()
+        self.volume = self.cinder.ISCSI_BACKED_VOL
+        self.storage = self.box.storage
+
+    def content(self):
+        return self.storage.contents[self.volume]
+
+    def attachments(self):
+        return dict(self.cinder.volume_to_attachment.get(self.volume, {}))
+
+    def mounted(self, server, host=None):
+        return self.storage.at(self._outside(host).store.volumes(server['id']))
+
+    def attach(self, server, volume=None):
+        body = {'volumeAttachment': {'volumeId': volume or self.volume}}
+        return self.api.post_server_volume(server['id'], body)
+
+    def detach(self, server):
+        self.api.delete_server_volume(server['id'], self.volume)
+
+    def assert_attached(self, server, host=None):
+        def look():
+            wanted = [(self.volume, '/dev/vdb')]
+            found = self.api.get_server_volumes(server['id'])
+            self.assertEqual(wanted, [(one['volumeId'], one['device']) for one in found])
+            self.assertEqual({self.volume}, self.mounted(server, host))
+            record = self.record(server, host)
+            self.assertIsNotNone(record)
+            self.assertEqual(wanted, [(one.id, one.device) for one in record.volumes])
+
+        self.eventually(look)
+
+    def assert_detached(self, server):
+        def look():
+            self.assertEqual([], self.api.get_server_volumes(server['id']))
+            self.assertEqual((), self.record(server).volumes)
+            self.assert_free()
+
+        self.eventually(look)
+
+    def assert_free(self):
+        self.assertEqual({}, self.attachments())
+        self.assertEqual({}, self.box.machine.leftovers_of_volumes())
+
+    def disk(self, **changes):
+        return {
+            'source_type': 'volume',
+            'destination_type': 'volume',
+            'uuid': self.volume,
+            'boot_index': -1,
+            **changes,
+        }
+
+    def root(self):
+        return {
+            'source_type': 'image',
+            'destination_type': 'local',
+            'uuid': self.image,
+            'boot_index': 0,
+        }
+
+
+class VolumeTestCase(VolumeCase):
+    def test_attach_and_detach(self):
+        server = self.create()
+        self.attach(server)
+        self.assert_attached(server)
+        self.detach(server)
+        self.assert_detached(server)
+
+    def test_while_stopped(self):
+        server = self.create()
+        self.act(server, **{'os-stop': None})
+        self.wait_for(server, status='SHUTOFF')
+        self.attach(server)
+        self.assert_attached(server)
+        self.act(server, **{'os-start': None})
+        self.wait_for(server, status='ACTIVE')
+        self.assert_attached(server)
+        self.act(server, **{'os-stop': None})
+        self.wait_for(server, status='SHUTOFF')
+        self.assertEqual(set(), self.mounted(server))
+        self.detach(server)
+        self.assert_detached(server)
+
+    def test_at_boot(self):
+        server = self.create(block_device_mapping_v2=[self.root(), self.disk()])
+        self.assert_attached(server)
+        self.assertEqual(1, self.content().made)
+        self.delete(server)
+        self.eventually(self.assert_free)
+        self.assert_nothing_left()
+
+    def test_rebuilding_keeps_it(self):
+        server = self.create(block_device_mapping_v2=[self.root(), self.disk()])
+        before = self.pause_container(server)['Id']
+        self.act(server, rebuild={'imageRef': self.image})
+        self.eventually(
+            lambda: self.assertNotIn(before, [(self.pause_container(server) or {}).get('Id'), None])
+        )
+        self.wait_for(server, status='ACTIVE')
+        self.assert_attached(server)
+        self.assertEqual(1, self.content().made)
+
+    def test_reboots_keep_it(self):
+        server = self.create(block_device_mapping_v2=[self.root(), self.disk()])
+        for kind in ('SOFT', 'HARD'):
+            self.act(server, reboot={'type': kind})
+            self.wait_for(server, status='ACTIVE')
+            self.assert_attached(server)
+
+    def test_in_use_it_stays(self):
+        server = self.create()
+        self.attach(server)
+        self.assert_attached(server)
+        self.storage.busy.add(self.volume)
+        self.detach(server)
+        self.assertIn('open', self.failure(server, 'detach_volume', 'compute_detach_volume'))
+        self.assert_attached(server)
+        self.storage.busy.clear()
+        self.detach(server)
+        self.assert_detached(server)
+
+    def test_something_else_is_on_it(self):
+        self.storage.contents[self.volume] = Content('LVM2_member')
+        server = self.create()
+        self.attach(server)
+        told = self.failure(server, 'attach_volume', 'compute_attach_volume')
+        self.assertIn('LVM2_member', told)
+        self.assert_detached(server)
+        self.assertEqual(0, self.content().made)
+        self.wait_for(server, status='ACTIVE')
+
+    def test_at_boot_something_else_is_on_it(self):
+        self.storage.contents[self.volume] = Content('', blank=False)
+        server = self.create('ERROR', block_device_mapping_v2=[self.root(), self.disk()])
+        self.assertIn('neither ext4 nor xfs', self.faults(server)[0])
+        self.assert_nothing_left()
+        self.delete(server)
+        self.eventually(self.assert_free)
+
+    def test_multiattach_is_refused(self):
+        self.volume = self.cinder.MULTIATTACH_VOL
+        server = self.create()
+        self.attach(server)
+        self.eventually(lambda: self.assertIn("'multiattach' set", str(self.faults(server))))
+        self.assert_detached(server)
+
+    def test_extending(self):
+        server = self.create()
+        self.attach(server)
+        self.assert_attached(server)
+        self.content().size = 2
+        event = {'name': 'volume-extended', 'server_uuid': server['id'], 'tag': self.volume}
+        self.api.create_server_external_events([event])
+        self.eventually(lambda: self.assertEqual(2, self.content().file_system_size))
+
+    def test_cinders_migration_of_one_in_use_is_refused(self):
+        self.volume = self.cinder.SWAP_OLD_VOL
+        server = self.create()
+        self.attach(server)
+        self.assert_attached(server)
+        body = {'volumeAttachment': {'volumeId': self.cinder.SWAP_NEW_VOL}}
+        self.api.api_put(f'/servers/{server["id"]}/os-volume_attachments/{self.volume}', body)
+        self.assertIn('detach it', self.failure(server, 'swap_volume', 'compute_swap_volume'))
+        self.assert_attached(server)
+
+    def test_booting_from_one_is_refused_before_anything_is_made(self):
+        server = self.create(
+            'ERROR', imageRef='', block_device_mapping_v2=[self.disk(boot_index=0)]
+        )
+        self.assertIn('cannot boot from a volume', self.faults(server)[0])
+        self.assertEqual(set(), self.storage.connected)
+        self.assert_nothing_left()
+        self.delete(server)
+        self.eventually(self.assert_free)
+
+    def test_a_death_in_the_middle_of_an_attachment(self):
+        """It is mounted, and nova never heard of it; it goes with the server at the latest."""
+        server = self.create()
+        self.attach(server)
+        self.assert_attached(server)
+        record = self.record(server)
+        self.box.store.write(record.replace(volumes=()))
+        self.restart()
+        self.detach(server)
+        self.assert_detached(server)
+        self.attach(server)
+        self.assert_attached(server)
+        self.restart()
+        self.assert_attached(server)
+
+    def test_a_reboot_of_the_host(self):
+        self.flags(resume_guests_state_on_host_boot=True)
+        server = self.create()
+        self.attach(server)
+        self.assert_attached(server)
+        self.box.reboot()
+        self.storage.mounts.clear()
+        self.storage.loops.clear()
+        self.restart()
+        self.wait_for(server, **{'OS-EXT-STS:power_state': power_state.RUNNING})
+        self.assert_attached(server)
+        self.assertEqual(1, self.content().made)
+
+
+class TwoHostsTestCase(VolumeCase):
+    SANDBOX_HOSTS = ('box', 'crate')
+
+    def test_a_volume_moves_with_its_server(self):
+        server = self.create(host='box', networks='auto')
+        self.attach(server)
+        self.assert_attached(server, 'box')
+        self.act(server, migrate={'host': 'crate'})
+        self.wait_for(server, status='VERIFY_RESIZE')
+        self.assert_attached(server, 'crate')
+        self.assertEqual(set(), self.mounted(server, 'box'))
+        self.act(server, revertResize=None)
+        self.wait_for(server, status='ACTIVE')
+        self.assert_attached(server, 'box')
+        self.assertEqual(set(), self.mounted(server, 'crate'))
+        self.assertEqual(1, self.content().made)

@@ -1,0 +1,184 @@
+"""The part of the driver that gives volumes to sandboxes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import nova.conf
+from nova import exception, objects, utils
+from nova.virt import driver
+from nova.volume import cinder
+from oslo_log import log as logging
+
+from zun_virt import sandbox
+from zun_virt.errors import in_novas_words
+from zun_virt.plugging import Plugging
+from zun_virt.volume import PROPERTY, Brick, Request, Volumes
+
+LOG = logging.getLogger(__name__)
+CONF = nova.conf.CONF
+
+
+def volumes_of(store: sandbox.SandboxStore) -> Volumes:
+    """Return what mounts volumes for the sandboxes in `store`.
+
+    :raises OSError: containers could not see them
+    """
+    share_base = CONF.zun_virt.nfs_mount_point_base
+    brick = Brick(utils.get_root_helper(), CONF.host, share_base)
+    volumes = Volumes(brick, store)
+    volumes.prepare()
+    return volumes
+
+
+class Storage(Plugging):
+    """Attaches, detaches and extends volumes."""
+
+    _volumes: Volumes
+
+    def prepare_for_spawn(self, instance: Any) -> None:
+        """Refuse a server that is to boot from a volume, before one is made for it."""
+        if not instance.image_ref:
+            raise exception.InstanceUnacceptable(
+                instance_id=instance.uuid,
+                reason='a sandbox cannot boot from a volume; create it from an image, and give it '
+                'volumes that are not bootable',
+            )
+
+    def default_root_device_name(self, instance: Any, image_meta: Any, root_bdm: Any) -> str:
+        """Return what names the volumes' devices follow, as those of virtual machines do."""
+        return '/dev/vda'
+
+    @in_novas_words
+    def get_volume_connector(self, instance: Any) -> dict[str, Any]:
+        """Return what Cinder must know of this host."""
+        return self._volumes.connector(CONF.my_block_storage_ip)
+
+    @in_novas_words
+    def attach_volume(
+        self,
+        context: Any,
+        connection_info: Any,
+        instance: Any,
+        mountpoint: str,
+        disk_bus: str | None = None,
+        device_type: str | None = None,
+        encryption: Any = None,
+    ) -> None:
+        """Mount a volume in a sandbox, where containers that run see it at once."""
+        request = Request(connection_info, mountpoint)
+        made = self._mount(context, instance, request)
+        self._note(instance, request.id, made)
+
+    @in_novas_words
+    def detach_volume(
+        self,
+        context: Any,
+        connection_info: Any,
+        instance: Any,
+        mountpoint: str,
+        encryption: Any = None,
+    ) -> None:
+        """Take a volume from a sandbox, if nothing in it is in use.
+
+        :raises nova.exception.DeviceDetachFailed: it is in use, and stays attached
+        """
+        request = Request(connection_info, mountpoint)
+        self._volumes.unmount(instance.uuid, request)
+        self._note(instance, request.id, None)
+
+    @in_novas_words
+    def extend_volume(
+        self, context: Any, connection_info: Any, instance: Any, requested_size: int
+    ) -> None:
+        """Grow the file system of a volume that Cinder has extended."""
+        self._volumes.grow(instance.uuid, Request(connection_info, ''))
+
+    def swap_volume(
+        self,
+        context: Any,
+        old_connection_info: Any,
+        new_connection_info: Any,
+        instance: Any,
+        mountpoint: str,
+        resize_to: int,
+    ) -> NoReturn:
+        """Refuse; nova then gives the new volume back."""
+        raise exception.InvalidInput(
+            reason='the volume of a sandbox cannot be exchanged while it is mounted; detach it'
+        )
+
+    def _mount_all(
+        self, context: Any, instance: Any, block_device_info: Any
+    ) -> tuple[sandbox.Volume, ...]:
+        """Mount all volumes of a server that is about to start."""
+        return tuple(
+            self._mount(context, instance, request, mapping.get('guest_format'))
+            for request, mapping in _requests(block_device_info)
+        )
+
+    @staticmethod
+    def _known_volumes(context: Any, instance: Any) -> Any:
+        """Return what nova knows of a server's volumes, where it does not say so itself."""
+        mappings = objects.BlockDeviceMappingList.get_by_instance_uuid(context, instance.uuid)
+        return driver.get_block_device_info(instance, mappings)
+
+    def _mount(
+        self, context: Any, instance: Any, request: Request, kind: str | None = None
+    ) -> sandbox.Volume:
+        return self._volumes.mount(
+            instance.uuid, request, lambda: kind or _asked_kind(context, request.id)
+        )
+
+    def _releasing(
+        self, instance: Any, network_info: Any, block_device_info: Any = None
+    ) -> Callable[[], None]:
+        """Return what takes its interfaces and volumes from a sandbox that has stopped."""
+        requests = [request for request, _ in _requests(block_device_info)]
+        unplug = self._unplugging(instance, network_info)
+
+        def release() -> None:
+            try:
+                unplug()
+            finally:
+                self._volumes.release(instance.uuid, requests)
+
+        return release
+
+    def _stopping(self, instance: Any, network_info: Any) -> Callable[[], None]:
+        """Return what takes its interfaces and volumes from one that is to start again."""
+
+        unplug = self._unplugging(instance, network_info)
+
+        def release() -> None:
+            unplug()
+            try:
+                self._volumes.release(instance.uuid)
+            except exception.DeviceDetachFailed as error:
+                # Its next start finds it where it is.
+                LOG.warning('Left mounted: %s', error, instance=instance)
+
+        return release
+
+    def _note(self, instance: Any, volume_id: str, volume: sandbox.Volume | None) -> None:
+        """Write down in the sandbox's record what volumes it has."""
+        with self._sandboxes.lock(instance.uuid):
+            record = self._sandboxes.record(instance.uuid)
+            if record is not None:
+                others = [other for other in record.volumes if other.id != volume_id]
+                volumes = (*others, volume) if volume else tuple(others)
+                self._sandboxes.store.write(record.replace(volumes=volumes))
+
+
+def _requests(block_device_info: Any) -> list[tuple[Request, Any]]:
+    return [
+        (Request(mapping['connection_info'], mapping['mount_device']), mapping)
+        for mapping in driver.block_device_info_get_mapping(block_device_info)
+    ]
+
+
+def _asked_kind(context: Any, volume_id: str) -> str:
+    """Return the file system that the volume's property names, or else the configuration."""
+    properties = cinder.API().get(context, volume_id).get('volume_metadata') or {}
+    return str(properties.get(PROPERTY) or CONF.zun_virt.default_file_system)
