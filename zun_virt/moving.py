@@ -47,6 +47,7 @@ class Moving(Building):
         try:
             limits = self._limits(instance, flavor)
             if _stays(migration_of(instance)):
+                self._check_kept(block_device_info)
                 self._resize(instance, limits)
                 return ''
             resizing.check_containers(self._host, instance.uuid, limits)

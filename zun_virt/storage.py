@@ -119,6 +119,21 @@ class Storage(Plugging):
         )
 
     @staticmethod
+    def _check_kept(block_device_info: Any) -> None:
+        """Refuse what would take the device of a volume away under its mount.
+
+        Nova exchanges all attachments of a server that is resized, on the same host, too.
+
+        :raises nova.exception.InvalidInput: there is such a volume
+        """
+        devices = [request.id for request, _ in _requests(block_device_info) if not request.is_file]
+        if devices:
+            raise exception.InvalidInput(
+                reason=f'volumes {", ".join(devices)} would be taken from it while in use; detach '
+                'them, or resize it to another host'
+            )
+
+    @staticmethod
     def _known_volumes(context: Any, instance: Any) -> Any:
         """Return what nova knows of a server's volumes, where it does not say so itself."""
         mappings = objects.BlockDeviceMappingList.get_by_instance_uuid(context, instance.uuid)

@@ -28,6 +28,7 @@ LOG = logging.getLogger(__name__)
 PROPERTY = 'zun:file_system'
 """Property of a volume: the file system to be made on it when it is blank."""
 
+_SHARES = ('nfs', 'glusterfs', 'quobyte', 'smbfs', 'vzstorage')
 _FAILURES = (*FAILURES, os_brick.exception.BrickException, processutils.ProcessExecutionError)
 _ENDING_SECONDS = 5.0
 """How long what died with its container may still hold a volume."""
@@ -61,6 +62,11 @@ class Request(typing.NamedTuple):
     def read_only(self) -> bool:
         """Whether Cinder lets nobody write to it."""
         return bool(self.data.get('access_mode') == 'ro')
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it stays within reach when Cinder gives up an attachment."""
+        return self.connection.get('driver_volume_type') in _SHARES
 
     def refusal(self) -> str | None:
         """Return why a sandbox cannot have such a volume, None when it can."""

@@ -258,6 +258,15 @@ def test_a_start_without_one_of_its_volumes_fails(zun, machine, cinder):
     assert at(machine, instance) == {ONE}
 
 
+def test_a_block_device_would_not_survive_a_resize_here():
+    disk = mapping(ONE)
+    storage.Storage._check_kept({'block_device_mapping': [disk]})
+    storage.Storage._check_kept(None)
+    disk['connection_info']['driver_volume_type'] = 'iscsi'
+    with pytest.raises(exception.InvalidInput, match=ONE):
+        storage.Storage._check_kept({'block_device_mapping': [disk]})
+
+
 def test_extending(zun, machine, box):
     info = attach(zun, box)
     machine.storage.contents[ONE].size = 2
