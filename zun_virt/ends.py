@@ -11,6 +11,9 @@ from zun_virt.containers import Container, moment
 _DIED_TOGETHER = datetime.timedelta(seconds=1)
 """How long before the pause container's end Docker may date that of those it killed."""
 
+_TOLD = (0, 143)
+"""With which processes end that are told to."""
+
 
 class Verdict(enum.Enum):
     """What the end of a pause container that nova did not ask for means."""
@@ -43,11 +46,14 @@ def judge(
 
 
 def died_with(user: Container, sandbox_process: Container) -> bool:
-    """Return whether a user's container was ended by the end of its pause container.
+    """Return whether a user's container was ended by the end of its pause container, or as that.
 
-    One that had done its work does not run again.
+    One that had done its work does not run again. An engine or a host that shuts down tells
+    all processes to end; who does as told ends well, and so does the pause process.
     """
-    if not user.exit_code or not user.finished_at or not sandbox_process.finished_at:
+    if not user.finished_at or not sandbox_process.finished_at:
+        return False
+    if not user.exit_code and sandbox_process.exit_code not in _TOLD:
         return False
     try:
         return moment(user.finished_at) >= moment(sandbox_process.finished_at) - _DIED_TOGETHER

@@ -12,7 +12,7 @@ def container(**fields):
     return host.Container(**(defaults | fields))
 
 
-PAUSE = container(finished_at='2026-11-21T08:01:39.511931Z')
+PAUSE = container(exit_code=137, finished_at='2026-11-21T08:01:39.511931Z')
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,23 @@ def test_judge(exit_code, same_boot, witnessed, expected):
 def test_died_with(exit_code, finished_at, expected):
     user = container(exit_code=exit_code, finished_at=finished_at)
     assert ends.died_with(user, PAUSE) is expected
+
+
+@pytest.mark.parametrize('pause_code', [0, 143])
+@pytest.mark.parametrize(
+    ('exit_code', 'finished_at', 'expected'),
+    [
+        (0, '2026-11-21T08:01:39.6Z', True),
+        (0, '2026-11-21T08:01:38.6Z', True),
+        (143, '2026-11-21T08:01:39.6Z', True),
+        (0, '2026-11-21T08:01:30Z', False),
+        (137, '2026-11-21T08:01:39.6Z', True),
+    ],
+)
+def test_all_are_told_to_end_when_docker_shuts_down(pause_code, exit_code, finished_at, expected):
+    pause = container(exit_code=pause_code, finished_at=PAUSE.finished_at)
+    user = container(exit_code=exit_code, finished_at=finished_at)
+    assert ends.died_with(user, pause) is expected
 
 
 def test_nobody_died_with_a_sandbox_that_never_ran():
