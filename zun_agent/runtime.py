@@ -23,6 +23,9 @@ from zun_virt import sandbox as contract
 
 LOG = logging.getLogger(__name__)
 
+_NO_CONTAINERD = ': unavailable'
+"""With which Docker's words end that has lost containerd: nothing is wrong with the container."""
+
 
 class NameTaken(errors.Conflict):
     """A container of that name exists already in Docker."""
@@ -357,6 +360,9 @@ def _translated(attempt: str) -> Iterator[None]:
         raise
     except docker.errors.APIError as error:
         text = _words(error)
+        if error.status_code >= 500 and text.rstrip().endswith(_NO_CONTAINERD):
+            LOG.warning('Docker cannot reach containerd to %s: %s', attempt, text)
+            raise errors.ServiceUnavailable('The Docker Engine has lost containerd.') from error
         kinds: dict[int, type[errors.AgentError]] = {
             400: errors.Invalid,
             404: ContainerNotFound,

@@ -7,9 +7,11 @@ import threading
 import time
 import uuid
 
+import docker.errors
 import pytest
+import requests
 
-from zun_agent import errors, execution, host, usage, watch
+from zun_agent import errors, execution, host, runtime, usage, watch
 from zun_agent.locks import SandboxLocks
 from zun_agent.workqueue import WorkQueue
 from zun_virt import sandbox as contract
@@ -291,3 +293,23 @@ def test_what_the_host_has(tmp_path):
     assert (found['mem_total'], found['mem_used'], found['cpus']) == (2, 1, 2)
     assert found['labels'] == {'a': 'b'}
     assert found['disk_total'] > 0
+
+
+@pytest.mark.parametrize(
+    ('status', 'text', 'kind'),
+    [
+        (500, 'connection error: desc = "dial unix containerd.sock: refused": unavailable',
+         errors.ServiceUnavailable),
+        (500, 'transport is closing: unavailable', errors.ServiceUnavailable),
+        (500, 'the device of the user is unavailable', errors.DockerError),
+        (400, 'no such runtime: unavailable', errors.Invalid),
+        (404, 'No such container', errors.NotFound),
+        (409, 'is already in use', errors.Conflict),
+    ],
+)  # fmt: skip
+def test_a_docker_that_has_lost_containerd_is_away(status, text, kind):
+    """It comes back, and what was asked for is done then; a failure would be for good."""
+    response = requests.Response()
+    response.status_code = status
+    with pytest.raises(kind), runtime._translated('start a container'):
+        raise docker.errors.APIError('failed', response=response, explanation=text)
