@@ -190,6 +190,7 @@ def _requests(block_device_info: Any) -> list[tuple[Request, Any]]:
     return [
         (Request(mapping['connection_info'], mapping['mount_device']), mapping)
         for mapping in driver.block_device_info_get_mapping(block_device_info)
+        if mapping['connection_info']  # else it has not been attached yet
     ]
 
 

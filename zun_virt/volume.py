@@ -156,6 +156,7 @@ class Volumes:
         """
         try:
             filesystems.share()
+            filesystems.sweep()
         except FAILURES as error:
             raise OSError(f'{self._store.volumes_root} cannot be shared: {error}') from error
 

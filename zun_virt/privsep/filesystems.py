@@ -64,6 +64,16 @@ def share() -> None:
 
 
 @mounts.entrypoint
+def sweep() -> None:
+    """Give back the loop devices of volumes that a killed attachment left unmounted."""
+    base = f'{pathlib.Path(_options().nfs_mount_point_base).resolve()}/'
+    for entry in pathlib.Path('/sys/block').glob('loop*/loop/backing_file'):
+        with contextlib.suppress(FileNotFoundError):
+            if entry.read_text().startswith(base):
+                _forget(f'/dev/{entry.parts[3]}')
+
+
+@mounts.entrypoint
 def connect(source: str, read_only: bool) -> str:
     """Return the block device that is the volume, a loop device where that is a file.
 
@@ -76,7 +86,7 @@ def connect(source: str, read_only: bool) -> str:
             return str(path)
         _check_file(path)
         for device in _loops(path):
-            if _is_read_only(device) == read_only:
+            if pathlib.Path('/sys/block', device[5:], 'ro').read_text() == f'{int(read_only)}\n':
                 return device
             _forget(device)
         arguments = ['--read-only'] if read_only else []
@@ -113,8 +123,7 @@ def make(device: str, kind: str) -> None:
     _check_device(device)
     if kind not in KINDS:
         raise PrivilegedError(f'refused: no file system {kind}')
-    found = _probe(device)
-    if not found.blank:
+    if not _probe(device).blank:
         raise PrivilegedError(f'refused: {device} is not blank')
     # Without force: the programs look for themselves, too.
     _run(f'mkfs.{kind}', '-q', device, seconds=LONG_SECONDS)
@@ -275,10 +284,6 @@ def _loops(path: pathlib.Path) -> list[str]:
             if entry.read_text().rstrip('\n') == str(path):
                 found.append(f'/dev/{entry.parts[3]}')
     return found
-
-
-def _is_read_only(device: str) -> bool:
-    return pathlib.Path('/sys/block', device[5:], 'ro').read_text().strip() == '1'
 
 
 def _forget(device: str) -> None:

@@ -31,6 +31,7 @@ class FakeStorage:
 
     KERNEL = (
         'share',
+        'sweep',
         'connect',
         'disconnect',
         'probe',
@@ -75,6 +76,10 @@ class FakeStorage:
     def share(self):
         self._call('share')
         self.shared = True
+
+    def sweep(self):
+        used = {device for device, *_ in self.mounts.values()}
+        self.loops = {name: loop for name, loop in self.loops.items() if name in used}
 
     def connect(self, source, read_only):
         self._call('connect')

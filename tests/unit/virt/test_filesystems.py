@@ -112,6 +112,18 @@ def test_an_interrupted_attempt_can_be_repeated_or_undone(place, file):
     assert device.startswith('/dev/loop')
 
 
+def test_what_a_death_left_is_swept_and_what_is_mounted_is_not(place, file):
+    other = file.with_name(f'volume-{uuid.uuid4()}')
+    shutil.copy(file, other)
+    device = filesystems.connect(str(file), False)
+    filesystems.make(device, 'ext4')
+    filesystems.mount(device, str(place), 'ext4', False)
+    filesystems.connect(str(other), False)
+    filesystems.sweep()
+    assert [line.split()[0] for line in loops(place.parents[2])] == [device]
+    (place / 'still').touch()
+
+
 @pytest.mark.parametrize('at', [0, 1 << 20, SIZE // 2, SIZE - 4096])
 def test_what_blkid_does_not_know_is_not_blank(place, file, at):
     with open(file, 'r+b') as stream:

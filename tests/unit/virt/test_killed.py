@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 
 from tests.unit.virt.conftest import CONF, make_image, make_instance, make_vif
+from tests.unit.virt.storage import Content, connection
 from zun_virt import driver, sandbox
 from zun_virt.sandbox import State
 from zun_virt.servers import Fate
@@ -18,6 +19,7 @@ from zun_virt.servers import Fate
 STORE = ('create', 'write', 'write_file', 'remove')
 ENGINE = ('create_container_from_config', 'start', 'stop', 'remove_container')
 SWITCH = ('plug', 'unplug')
+VOLUMES = ('connect', 'probe', 'make', 'mount', 'unmount', 'disconnect')
 
 
 class Killed(BaseException):
@@ -66,6 +68,7 @@ def dying(machine, reaper):
             ('zun_virt.privsep.interfaces', machine.kernel, ('plug',)),
             ('zun_virt.privsep.cgroups', machine.kernel, ('make_cgroup', 'remove_cgroup')),
             ('os_vif', machine.switch, SWITCH),
+            ('zun_virt.privsep.filesystems', machine.storage, VOLUMES),
         ):
             for name in names:
                 guarded = reaper.guard(getattr(fake, name))
@@ -222,3 +225,77 @@ def test_attach(zun, machine, compute, running):
         lambda instance, *_: zun.attach_interface(None, instance, None, more),
         check,
     )
+
+
+VOLUME = '7d0b2f3c-5a49-4c8e-9f10-2b6a8d4e1c35'
+
+
+@pytest.fixture
+def cinder(monkeypatch):
+    """A Cinder whose volumes have no properties."""
+    none = mock.Mock(get=lambda *_: {})
+    monkeypatch.setattr('zun_virt.storage.cinder.API', lambda: none)
+
+
+def mounted(machine, instance):
+    record = machine.store.read(instance.uuid)
+    found = machine.storage.at(machine.store.volumes(instance.uuid))
+    assert {volume.id for volume in record.volumes} == found
+    return found
+
+
+def test_attach_volume(zun, machine, compute, running, cinder):
+    """Whatever was done, it can be done again or undone; no data is made twice."""
+
+    def prepare():
+        machine.storage.contents[VOLUME] = Content()
+        return running()
+
+    def act(instance, *_):
+        zun.attach_volume(None, connection(VOLUME), instance, '/dev/vdb')
+
+    def check(instance, *_):
+        again = compute()
+        again.attach_volume(None, connection(VOLUME), instance, '/dev/vdb')
+        assert mounted(machine, instance) == {VOLUME}
+        assert machine.storage.contents[VOLUME].made == 1
+        again.detach_volume(None, connection(VOLUME), instance, '/dev/vdb')
+        assert mounted(machine, instance) == set()
+        assert machine.leftovers_of_volumes() == {}
+
+    every_step(machine, prepare, act, check)
+
+
+def test_a_volume_that_was_being_attached_goes_with_its_server(
+    zun, machine, compute, running, cinder
+):
+    def act(instance, *_):
+        zun.attach_volume(None, connection(VOLUME), instance, '/dev/vdb')
+
+    def check(instance, ran, vif):
+        compute().destroy(None, instance, [vif])
+        assert machine.storage.mounts == machine.storage.loops == {}
+        assert machine.leftovers() == {}
+
+    every_step(machine, running, act, check)
+
+
+def test_detach_volume(zun, machine, compute, running, cinder):
+    """Nova says what it said before, and is asked once more."""
+
+    def prepare():
+        machine.storage.contents[VOLUME] = Content('ext4')
+        instance, *rest = running()
+        zun.attach_volume(None, connection(VOLUME), instance, '/dev/vdb')
+        return instance, *rest
+
+    def act(instance, *_):
+        zun.detach_volume(None, connection(VOLUME), instance, '/dev/vdb')
+
+    def check(instance, *_):
+        compute().detach_volume(None, connection(VOLUME), instance, '/dev/vdb')
+        assert mounted(machine, instance) == set()
+        assert machine.leftovers_of_volumes() == {}
+        assert machine.storage.contents[VOLUME].kind == 'ext4'
+
+    every_step(machine, prepare, act, check)

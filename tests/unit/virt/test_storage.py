@@ -210,6 +210,12 @@ def test_boot_from_volume_is_refused_before_anything(zun, machine):
     assert machine.leftovers() == {}
 
 
+def test_a_volume_that_is_not_attached_yet_is_left_out(zun, machine, box):
+    nothing = mapping(ONE) | {'connection_info': {}}
+    zun.destroy(None, box, [make_vif()], {'block_device_mapping': [nothing]})
+    assert machine.leftovers() == {}
+
+
 def test_stop_and_start(zun, machine, cinder):
     disks = {'block_device_mapping': [mapping(ONE)]}
     instance = spawn(zun, make_instance(), mapping(ONE))
