@@ -219,7 +219,7 @@ def test_a_port_that_nova_gives_up_does_not_come_back(zun, machine, server):
     assert set(devices(machine)) == {'eth0', 'eth1'}
 
 
-@pytest.mark.parametrize('state', [{'task_state': 'powering-off'}, {'vm_state': 'resized'}])
+@pytest.mark.parametrize('state', [{'task_state': 'powering-off'}, {'vm_state': 'error'}])
 def test_what_nova_is_at_work_on_is_left_alone(zun, machine, server, state):
     for name, value in state.items():
         setattr(server, name, value)
