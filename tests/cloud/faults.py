@@ -77,11 +77,12 @@ def kill(service: str) -> None:
     for pid in doomed:
         os.kill(pid, signal.SIGKILL)
     wait_until(
-        f'{service} dead', lambda: not any(_alive(pid) for pid in doomed), timeout=10, interval=0.05
+        f'{service} dead', lambda: not any(exists(pid) for pid in doomed), timeout=10, interval=0.05
     )
 
 
-def _alive(pid: int) -> bool:
+def exists(pid: int) -> bool:
+    """Whether a process is there, and not only its exit status."""
     try:
         return _stat(pid)[0] != 'Z'
     except (FileNotFoundError, ProcessLookupError):
@@ -144,38 +145,83 @@ def docker_answers() -> bool:
             return False
 
 
+def containerd_answers() -> bool:
+    """Whether containerd serves requests."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        try:
+            connection.connect('/run/containerd/containerd.sock')
+        except OSError:
+            return False
+    return True
+
+
 def kill_docker() -> None:
     """Kill the engine; its containers' shims live on."""
-    _found_docker.clear()
-    if runs('dockerd'):
-        kill('dockerd')
-        return
-    pid = int(DOCKER_PID.read_text())
-    words = pathlib.Path(f'/proc/{pid}/cmdline').read_bytes().decode().split('\0')[:-1]
-    _found_docker.extend(words)
-    os.kill(pid, signal.SIGKILL)
-    wait_until('dockerd dead', lambda: not _alive(pid), timeout=10, interval=0.05)
+    _kill_engine('dockerd')
 
 
 def restart_docker() -> None:
     """Start the engine again, in the way in which it was, and wait until it answers."""
-    if not _found_docker:
-        restart('dockerd')
-    else:
+    if 'dockerd' in _found:
         DOCKER_PID.unlink(missing_ok=True)  # it takes a zombie for one that still runs
-        with settings.load().log('dockerd').open('ab') as log:
-            _started.append(
-                subprocess.Popen(
-                    _found_docker,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            )
+    _restart_engine('dockerd')
     wait_until('Docker answers', docker_answers, timeout=ANSWER)
 
 
+def kill_containerd() -> None:
+    """Kill what the engine starts containers by; their shims live on."""
+    _kill_engine('containerd')
+
+
+def restart_containerd() -> None:
+    """Start it again, in the way in which it was, and wait until it answers."""
+    _restart_engine('containerd')
+    wait_until('containerd answers', containerd_answers, timeout=ANSWER)
+
+
+def _kill_engine(name: str) -> None:
+    _found.pop(name, None)
+    if runs(name):
+        kill(name)
+        return
+    pid = int(host.command('pgrep', '--oldest', '--exact', name))
+    words = pathlib.Path(f'/proc/{pid}/cmdline').read_bytes().decode().split('\0')[:-1]
+    _found[name] = words
+    os.kill(pid, signal.SIGKILL)
+    wait_until(f'{name} dead', lambda: not exists(pid), timeout=10, interval=0.05)
+
+
+def _restart_engine(name: str) -> None:
+    if name not in _found:
+        restart(name)
+        return
+    with settings.load().log(name).open('ab') as log:
+        _started.append(
+            subprocess.Popen(
+                _found[name],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        )
+
+
+def mend(admin: User) -> None:
+    """Have everything run again that a test may have killed."""
+    if not runs('mariadb'):
+        restart('mariadb')
+    if not containerd_answers():
+        restart_containerd()
+    if not docker_answers():
+        restart_docker()
+    if not runs('zun-agent'):
+        restart_agent()
+    if not runs('nova-compute'):
+        restart_compute(admin)
+
+
 DOCKER_PID = pathlib.Path('/var/run/docker.pid')
-_found_docker: list[str] = []  # the command of an engine that allinone found running
-_started: list[subprocess.Popen[bytes]] = []  # it outlives the tests
+_found: dict[str, list[str]] = {}  # the commands of engines that allinone found running
+_started: list[subprocess.Popen[bytes]] = []  # they outlive the tests

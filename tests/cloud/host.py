@@ -133,6 +133,12 @@ def control_groups() -> set[str]:
     }
 
 
+def remove_group(path: str) -> None:
+    """Remove a control group and those in it."""
+    for below, _, _ in os.walk(path, topdown=False):
+        pathlib.Path(below).rmdir()
+
+
 def _group_file(sandbox_id: str, controller: str, name: str) -> pathlib.Path | None:
     digits = sandbox_id.replace('-', '')
     for path in control_groups():

@@ -32,12 +32,7 @@ TALKS = ['sh', '-c', 'trap "exit 0" TERM; echo began; sleep 3600 & wait']
 def everything_runs(space: Workspace, admin: User) -> Iterator[None]:
     """Have everything run again, whatever the test did to it, before its things are removed."""
     yield
-    if not faults.docker_answers():
-        faults.restart_docker()
-    if not faults.runs('zun-agent'):
-        faults.restart_agent()
-    if not faults.runs('nova-compute'):
-        faults.restart_compute(admin)
+    faults.mend(admin)
 
 
 def _ask(space: Workspace, name: str, sandbox: str | None) -> bool:

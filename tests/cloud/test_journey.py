@@ -137,6 +137,68 @@ def test_commands_on_a_container(space: Workspace) -> None:
     user.wait(container_id, 'gone')
 
 
+TALKS = ['sh', '-c', 'trap "exit 0" TERM; echo began; sleep 3600 & wait']
+
+
+def test_the_life_of_a_container_by_zun(space: Workspace, sandbox: str) -> None:
+    user, name = space.user, space.name('byzun')
+    said = user.cli(
+        'zun', 'create', '--name', name, '--hint', f'sandbox={sandbox}', 'alpine', *TALKS
+    )
+    one = space.adopt(re.search(r'\| uuid +\| ([0-9a-f-]{36})', said)[1])
+    user.wait(one, 'Created')
+    for command, status in (('start', 'Running'), ('pause', 'Paused'), ('unpause', 'Running')):
+        user.cli('zun', command, name)
+        user.wait(one, status)
+    user.cli('zun', 'restart', '--timeout', '5', name)
+    wait_until('began again', lambda: user.logs(one).count('began') == 2, timeout=20)
+    assert 'MEM USAGE' in user.cli('zun', 'stats', name)
+    user.cli('zun', 'update', '--memory', '64', name)
+    wait_until('updated', lambda: user.show(one).task_state is None, timeout=20)
+    assert user.show(one).memory == '64'
+    fresh = space.name('renamed')
+    user.cli('zun', 'update', '--name', fresh, name)
+    assert user.show(fresh).uuid == one
+    user.cli('zun', 'kill', '--signal', 'KILL', fresh)
+    user.wait(one, 'Stopped')
+    assert 'Exited(137)' in user.cli('zun', 'show', fresh)
+    actions = user.cli('zun', 'action-list', fresh)
+    request_id = re.search(r'req-[0-9a-f-]{36}', actions)
+    assert request_id, actions
+    assert request_id[0] in user.cli('zun', 'action-show', fresh, request_id[0])
+    assert 'nova' in user.cli('zun', 'availability-zone-list')
+    user.cli('zun', 'delete', fresh)
+    user.wait(one, 'gone')
+
+
+def test_the_life_of_a_container_by_openstack(space: Workspace, sandbox: str) -> None:
+    user, name = space.user, space.name('byopenstack')
+
+    def appcontainer(*words: str) -> str:
+        return user.cli('openstack', 'appcontainer', *words)
+
+    made = user.cli_json(
+        'appcontainer', 'create', '--name', name, '--hint', f'sandbox={sandbox}', 'alpine', *TALKS
+    )
+    one = space.adopt(made['uuid'])
+    user.wait(one, 'Created')
+    appcontainer('start', name)
+    user.wait(one, 'Running')
+    assert 'began' in appcontainer('logs', name)
+    appcontainer('stop', '--timeout', '5', name)
+    user.wait(one, 'Stopped')
+    appcontainer('start', name)
+    wait_until('began again', lambda: user.logs(one).count('began') == 2, timeout=20)
+    appcontainer('kill', name)
+    user.wait(one, 'Stopped')
+    (latest, *_) = user.cli_json('appcontainer', 'action', 'list', name)
+    assert latest['action'] == 'kill'
+    shown = user.cli_json('appcontainer', 'action', 'show', name, latest['request_id'])
+    assert shown['request_id'] == latest['request_id']
+    appcontainer('delete', name)
+    user.wait(one, 'gone')
+
+
 def test_listings_of_the_operator(admin: User, demo: User) -> None:
     def rows(user: User, *noun: str) -> list[dict[str, str]]:
         found: list[dict[str, str]] = user.cli_json('appcontainer', *noun, 'list')

@@ -89,14 +89,23 @@ class User:
         return json.loads(self.cli('openstack', *asked))
 
     def request(
-        self, method: str, path: str, *, version: str = '1.40', **kwargs: typing.Any
+        self,
+        method: str,
+        path: str,
+        *,
+        version: str = '1.40',
+        endpoint: str | None = None,
+        **kwargs: typing.Any,
     ) -> requests.Response:
-        """Call the container API without any client library."""
+        """Call the container API without any client library.
+
+        :param endpoint: of another agent than allinone's
+        """
         headers = {'OpenStack-API-Version': f'container {version}', **kwargs.pop('headers', {})}
         headers.setdefault('X-Auth-Token', self.sdk.session.get_token())
         return requests.request(
             method,
-            settings.load().endpoint('AGENT') + path,
+            (endpoint or settings.load().endpoint('AGENT')) + path,
             headers=headers,
             timeout=60,
             **kwargs,

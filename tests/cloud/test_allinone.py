@@ -1,0 +1,76 @@
+"""The commands of ``tools/allinone`` that keep a cloud."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from tests.cloud import faults, settings
+from tests.cloud.cloud import Workspace
+
+
+def shell(script: str, **environment: str) -> str:
+    """Run a script in a shell that knows of nothing but what ``allinone env`` says."""
+    done = subprocess.run(
+        ['bash', '-euc', f'eval "$({settings.ALLINONE} env)"; {script}'],
+        env={'PATH': '/usr/bin:/bin:/usr/sbin:/sbin', 'HOME': os.environ['HOME'], **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def status() -> dict[str, dict[str, str]]:
+    """Return what ``allinone status`` shows, by service."""
+    done = subprocess.run([settings.ALLINONE, 'status'], capture_output=True, text=True, timeout=60)
+    lines = done.stdout.replace('as found', 'as-found').splitlines()
+    heading, *rows = [line.split() for line in lines]
+    assert heading == ['SERVICE', 'PID', 'STATE', 'PORT', 'LOG'], done.stdout + done.stderr
+    shown = {row[0]: dict(zip(heading, row, strict=True)) for row in rows}
+    stopped = [name for name, row in shown.items() if row['STATE'] == 'stopped']
+    assert bool(stopped) == (done.returncode != 0), done.stdout
+    return shown
+
+
+def test_the_shell_of_the_operator_and_of_the_tenant(space: Workspace) -> None:
+    name = space.name('seen')
+    space.server(name)
+    listing = 'openstack server list --all-projects -f json'
+    assert name in {server['Name'] for server in json.loads(shell(listing))}
+    assert 'zun-agent' in shell('openstack appcontainer service list')
+    assert '| uuid' in shell('zun list')
+    assert settings.load().host in shell('docker info -f {{.Name}}')
+    told = shell('openstack token issue -f json', OS_CLOUD='demo', OS_AUTH_URL='http://nowhere')
+    assert json.loads(told)['project_id'] == space.user.project_id
+
+
+def test_the_status_of_every_service() -> None:
+    shown = status()
+    assert {'mariadb', 'dockerd', 'openvswitch', 'keystone', 'nova-compute', 'zun-agent'} < set(
+        shown
+    )
+    assert {row['STATE'] for row in shown.values()} <= {'running', 'as-found'}
+    agent = shown['zun-agent']
+    assert int(agent['PID']) == faults.main_process('zun-agent')
+    assert agent['PORT'] == settings.load()['AGENT_PORT']
+    assert os.path.exists(agent['LOG'])
+
+
+def test_a_dead_service_is_shown_and_started_again() -> None:
+    faults.kill('memcached')
+    assert status()['memcached']['STATE'] == 'stopped'
+    settings.allinone('restart', 'memcached')
+    assert status()['memcached']['STATE'] == 'running'
+    for _ in range(4):  # as many as Keystone has workers, and more
+        shell('openstack token issue')
+
+
+def test_what_allinone_does_not_start_is_not_stopped() -> None:
+    with pytest.raises(AssertionError, match='no service nosuch'):
+        settings.allinone('restart', 'nosuch', 'zun-agent')
+    assert faults.runs('zun-agent')
