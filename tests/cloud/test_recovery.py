@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cloud import faults, host, settings
+from tests.cloud import crash, faults, host, settings
 from tests.cloud.cloud import Workspace, gateway
 from tests.cloud.users import User
 from tests.cloud.waiting import wait_until
@@ -27,10 +27,7 @@ BACK = 30.0  # seconds within which a sandbox must run again
 def everything_runs(space: Workspace, admin: User) -> Iterator[None]:
     """Have everything run again, whatever the test did to it, before its things are removed."""
     yield
-    if not faults.docker_answers():
-        faults.restart_docker()
-    if not faults.runs('nova-compute'):
-        faults.restart_compute(admin)
+    faults.mend(admin)
 
 
 def _until_it_runs_again(space: Workspace, server: str, container: str, times: int = 2) -> None:
@@ -96,16 +93,26 @@ def test_the_switch_restarted(space: Workspace, sandbox: str) -> None:
     one = space.running(sandbox=sandbox, command=TALKS)
     pid = int(pathlib.Path('/var/run/openvswitch/ovs-vswitchd.pid').read_text())
     os.kill(pid, signal.SIGKILL)
+    wait_until('switch dead', lambda: not faults.exists(pid), timeout=10, interval=0.05)
     script = '/usr/share/openvswitch/scripts/ovs-ctl'
     words = [script, 'start', '--system-id=random', '--no-monitor']
     subprocess.run(words, check=True, capture_output=True, timeout=60)
+    _until_it_reaches_the_gateway(space, one)
+    (port,) = space.user.network.ports(device_id=sandbox)
+    host.command('ovs-vsctl', '--timeout=10', 'del-port', f'tap{port.id}'[:14])
+    _until_it_reaches_the_gateway(space, one)
+    assert space.user.compute.get_server(sandbox).status == 'ACTIVE'
+    assert space.user.logs(one).count('began') == 1
+
+
+def _until_it_reaches_the_gateway(space: Workspace, container: str) -> None:
     wait_until(
         'the network works again',
-        lambda: space.user.execute(one, f'ping -c 1 -W 1 {gateway(space.user)}')[1] == 0,
+        lambda: space.user.execute(container, f'ping -c 1 -W 1 {gateway(space.user)}')[1] == 0,
         timeout=60,
         interval=1,
+        explain=host.describe,
     )
-    assert space.user.compute.get_server(sandbox).status == 'ACTIVE'
 
 
 def test_orphans_are_removed(space: Workspace, admin: User) -> None:
@@ -135,3 +142,9 @@ def test_orphans_are_removed(space: Workspace, admin: User) -> None:
         explain=lambda: host.describe([server, cut_off]),
     )
     assert not host.containers(server)
+
+
+def test_services_die_at_random_moments() -> None:
+    """A short run of `tests.cloud.crash`, always the same one."""
+    done = crash.run(seed=20261121, rounds=6, seconds=100)
+    assert done['create'] >= 2
