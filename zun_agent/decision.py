@@ -54,7 +54,9 @@ _WORDS = {
     'restarting': Status.RESTARTING,
     'exited': Status.STOPPED,
     'dead': Status.DEAD,
-    'removing': Status.DELETING,
+    # The driver takes it away with its sandbox, which may come back; one that a user
+    # deletes is shown as Deleting, whatever Docker says.
+    'removing': Status.STOPPED,
 }
 
 
@@ -359,7 +361,7 @@ def observed(
         facts |= {'exit_code': None, 'finished_at': None}
         if container.status_reason not in ANEW:
             facts['status_reason'] = None
-    elif docker.state in ('exited', 'dead'):
+    elif docker.state in ('exited', 'dead', 'removing'):
         facts |= {'exit_code': docker.exit_code, 'finished_at': docker.finished_at}
         reason = SANDBOX_STOPPED if interrupted else OUT_OF_MEMORY if oom else None
         kept = docker.started_at == container.started_at and container.status == Status.STOPPED

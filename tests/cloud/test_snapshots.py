@@ -77,11 +77,11 @@ def test_rescue(space: Workspace) -> None:
 
 
 def test_soft_lock_and_rename(space: Workspace) -> None:
-    user, server = space.user, space.server()
+    user, server, name = space.user, space.server(), space.name('renamed')
     one = space.running(sandbox=server)
     started = host.container(one).attrs['State']['StartedAt']
     user.compute.lock_server(server)
-    user.compute.update_server(server, name=space.name('renamed'))
+    user.compute.update_server(server, name=name)
     user.compute.unlock_server(server)
-    assert user.compute.get_server(server).name == space.name('renamed')
+    assert user.compute.get_server(server).name == name
     assert host.container(one).attrs['State']['StartedAt'] == started

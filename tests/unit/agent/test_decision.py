@@ -98,6 +98,14 @@ def test_the_next_step(wanted, found, act):
     assert plan(container(**wanted), found).act == act
 
 
+def test_one_that_goes_with_its_sandbox_is_stopped_not_deleted():
+    leaving = View(record=record(state=State.DELETING, pause=None))
+    known = container(status='Stopped', status_reason=decision.SANDBOX_STOPPED, interrupted=True)
+    step = plan(known, docker('removing', exit_code=143, finished_at=at(5)), leaving)
+    assert step.act is Act.NOTHING
+    assert step.facts['status'] == 'Stopped'
+
+
 def test_what_is_elsewhere_is_asked_for_at_nova():
     assert plan(container(), docker(), View(record=None)).act is Act.ASK_NOVA
 

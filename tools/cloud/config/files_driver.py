@@ -12,3 +12,8 @@ class FilesDriver(nfs.NfsDriver):
         """Make the volume's file longer; whoever has it open is told by Cinder, through Nova."""
         with open(self.local_path(volume), 'r+b') as file:
             file.truncate(new_size << 30)
+
+    def _update_volume_stats(self) -> None:
+        """Say that a file can be opened by several hosts, which Cinder's own does not try."""
+        super()._update_volume_stats()
+        self._stats['multiattach'] = True
