@@ -102,11 +102,18 @@ class FailingChangeTestCase(base.CloudTestCase):
 
     def test_a_death_while_docker_was_away_is_noticed(self):
         mine = self.box.add_user_container(self.server['id'])
+        before = self.record(self.server)
         with self.box.unavailable():
             self.box.docker.disconnect()
             self.box.kill(self.server['id'])
-        record = self.wait_for_state(self.server, 'stopped')
-        self.assertEqual((mine,), record.running)
+
+        def look():
+            record = self.record(self.server)
+            self.assertEqual(sandbox.State.READY, record.state)
+            self.assertNotEqual(before.pause.started_at, record.pause.started_at)
+            self.assertEqual((mine,), record.running)
+
+        self.eventually(look)
 
 
 class PortTestCase(base.CloudTestCase):
