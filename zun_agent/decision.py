@@ -205,6 +205,12 @@ def _absent(container: Container, view: View) -> Step:
     """Decide on a container that Docker has not got."""
     record = view.record
     assert record is not None  # noqa: S101
+    if record.state == contract.State.DELETING:
+        # It goes with its sandbox, from this host or for ever: Nova tells, when that has gone.
+        gone = container.status in LIVELY
+        return Step(
+            facts={'status': Status.STOPPED, 'interrupted': wants_run(container)} if gone else {}
+        )
     moved = container.incarnation not in (None, record.incarnation)
     again = moved and wants_run(container) and container.uuid in record.running
     if (moved and _ended_unseen(container, record)) or not (again or wants_making(container)):

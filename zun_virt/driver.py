@@ -149,7 +149,8 @@ class ZunDriver(
             LOG.debug('It stays, and gets its former size back', instance=instance)
             return
         timeout = min(CONF.shutdown_timeout, _DESTROY_SECONDS)
-        self._remove(instance, timeout, network_info, block_device_info)
+        vifs = network_info or self._forgotten_ports(instance)
+        self._remove(instance, timeout, vifs, block_device_info)
         LOG.info('Removed', instance=instance)
 
     @in_novas_words

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import nova.conf
+from oslo_log import log as logging
 
-from zun_virt import events, host, lifecycle, orphans, periodic, recovery, servers
+from zun_virt import events, host, lifecycle, orphans, periodic, recovery, servers, switch
 
+LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
 
 
@@ -40,6 +42,21 @@ class Minding:
             self._recovery.begin()
             self._passes.wake('sandboxes')
             self._passes.wake('orphans')
+
+    def _forgotten_ports(self, instance: Any) -> list[Any]:
+        """Return what the switch still has of a server whose ports nova names no more.
+
+        So it deletes one here that was deleted while this host was away: Neutron's ports are
+        gone by then, and those of the switch would stay.
+        """
+        record = self._sandboxes.record(instance.uuid)
+        if record is None or not record.addresses:
+            return []
+        try:
+            return orphans.forgotten_ports(instance.uuid)
+        except switch.SwitchError as error:
+            LOG.warning('Its ports may stay on the switch: %s', error, instance=instance)
+            return []
 
     def _stop_minding(self) -> None:
         self._passes.stop()

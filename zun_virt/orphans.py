@@ -77,10 +77,9 @@ class Orphans:
             return
         LOG.warning('Sandbox %s is an orphan (%s); removing it', instance_id, fate)
         try:
-            # nova has forgotten its ports, and the switch knows them by its id.
-            left = [_vif(port) for port in switch.ports() if port.instance_id == instance_id]
             self._remove(
-                objects.Instance(uuid=instance_id, project_id='', display_name='', id=0), left
+                objects.Instance(uuid=instance_id, project_id='', display_name='', id=0),
+                forgotten_ports(instance_id),
             )
         except (*errors.FAILURES, switch.SwitchError) as error:
             LOG.warning(
@@ -94,6 +93,14 @@ class Orphans:
         if instance_id not in self._told:
             self._told.add(instance_id)
             LOG.warning('Sandbox %s ' + text, instance_id, *arguments)
+
+
+def forgotten_ports(instance_id: str) -> list[model.VIF]:
+    """Return the ports of a server that nova has forgotten, and the switch has still.
+
+    :raises zun_virt.switch.SwitchError: it does not answer
+    """
+    return [_vif(port) for port in switch.ports() if port.instance_id == instance_id]
 
 
 def _vif(port: switch.Port) -> model.VIF:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
+import signal
 import time
 import typing
 from collections.abc import Iterator, Sequence
@@ -40,6 +42,9 @@ def make_cgroup(directories: Sequence[str], settings: Sequence[Sequence[str | bo
 def remove_cgroup(directories: Sequence[str], seconds: float) -> list[str]:
     """Remove the directories and those below them; one that is gone is fine.
 
+    A process that is still in one is killed: with containerd killed while it started a
+    container, Docker can know nothing of the process, and nobody else would end it.
+
     :param seconds: to go on trying while the kernel still finds a dying process in one
     :returns: those that are still in use after that time
     :raises PrivilegedError: one is not of a sandbox
@@ -51,8 +56,19 @@ def remove_cgroup(directories: Sequence[str], seconds: float) -> list[str]:
             left = [directory for directory in left if not confined.remove(directory, places)]
             if not left or time.monotonic() >= deadline:
                 break
+            _kill(left)
             time.sleep(0.02)
     return left
+
+
+def _kill(directories: Sequence[str]) -> None:
+    """Kill what runs in cgroups; the first process of a sandbox takes all others with it."""
+    for directory in directories:
+        for file in pathlib.Path(directory).rglob('cgroup.procs'):
+            # A cgroup or process that goes meanwhile is what is wanted.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                for process in file.read_text().split():
+                    os.kill(int(process), signal.SIGKILL)
 
 
 @network.entrypoint

@@ -104,6 +104,9 @@ def test_one_that_goes_with_its_sandbox_is_stopped_not_deleted():
     step = plan(known, docker('removing', exit_code=143, finished_at=at(5)), leaving)
     assert step.act is Act.NOTHING
     assert step.facts['status'] == 'Stopped'
+    assert plan(known, None, leaving) == decision.Step()
+    cut_off = plan(container(), None, leaving)
+    assert cut_off.facts == {'status': 'Stopped', 'interrupted': True}
 
 
 def test_what_is_elsewhere_is_asked_for_at_nova():

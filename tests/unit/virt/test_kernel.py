@@ -125,3 +125,8 @@ def test_use_is_told(cgroups, parent, container):
     assert found['memory'] > 60 * MIB
     assert found['pids'] == 1
     assert found['cpu'] > 0
+
+
+def test_what_docker_lost_sight_of_is_killed_with_its_cgroup(cgroups, parent, container):
+    cgroups.remove(parent)
+    assert not list(ROOT.glob(f'*{parent}'))
