@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cloud import crash, faults, host, settings
+from tests.cloud import faults, host, settings
 from tests.cloud.cloud import Workspace, gateway
 from tests.cloud.users import User
 from tests.cloud.waiting import wait_until
@@ -134,9 +134,3 @@ def test_orphans_are_removed(space: Workspace, admin: User) -> None:
         explain=lambda: host.describe([server, cut_off]),
     )
     assert not host.containers(server)
-
-
-def test_services_die_at_random_moments() -> None:
-    """A short run of `tests.cloud.crash`, always the same one."""
-    done = crash.run(seed=20261121, rounds=6, seconds=100)
-    assert done['create'] >= 2
