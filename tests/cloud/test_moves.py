@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import openstack
 import pytest
 
 from tests.cloud import hosts
@@ -77,18 +80,15 @@ def test_migrated_and_reverted(space: Workspace) -> None:
 
 def test_live_migration_changes_nothing(space: Workspace) -> None:
     moved = Moved(space)
-    started = {
-        found.id: found.attrs['State']['StartedAt'] for found in FIRST.containers(moved.server)
-    }
-    space.admin.compute.live_migrate_server(
-        moved.server, host=SECOND.name, force=False, block_migration='auto'
-    )
+    started = _started(moved)
+    # By the API's version the refusal is its answer, or the end of the migration.
+    with contextlib.suppress(openstack.exceptions.BadRequestException):
+        space.admin.compute.live_migrate_server(
+            moved.server, host=SECOND.name, force=False, block_migration='auto'
+        )
     space.until_server(moved.server, 'ACTIVE')
     moved.assert_runs_on(FIRST)
-    after = {
-        found.id: found.attrs['State']['StartedAt'] for found in FIRST.containers(moved.server)
-    }
-    assert after == started
+    assert _started(moved) == started
     moved.assert_clean(SECOND)
 
 
