@@ -65,10 +65,13 @@ def _kill(directories: Sequence[str]) -> None:
     """Kill what runs in cgroups; the first process of a sandbox takes all others with it."""
     for directory in directories:
         for file in pathlib.Path(directory).rglob('cgroup.procs'):
-            # A cgroup or process that goes meanwhile is what is wanted.
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            # A cgroup that goes meanwhile is what is wanted.
+            with contextlib.suppress(FileNotFoundError):
                 for process in file.read_text().split():
-                    os.kill(int(process), signal.SIGKILL)
+                    # So is a process that goes; and users' own, which are not root's and
+                    # cannot be killed from here, go with the first one.
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(int(process), signal.SIGKILL)
 
 
 @network.entrypoint

@@ -130,3 +130,14 @@ def test_use_is_told(cgroups, parent, container):
 def test_what_docker_lost_sight_of_is_killed_with_its_cgroup(cgroups, parent, container):
     cgroups.remove(parent)
     assert not list(ROOT.glob(f'*{parent}'))
+
+
+def test_processes_that_are_not_roots_are_waited_for(cgroups, parent, container, monkeypatch):
+    def refuse(process, number):
+        real(process, number)  # as the end of the first process ends it
+        raise PermissionError(1, 'Operation not permitted')
+
+    real = os.kill
+    monkeypatch.setattr(os, 'kill', refuse)
+    cgroups.remove(parent)
+    assert not list(ROOT.glob(f'*{parent}'))
