@@ -268,6 +268,22 @@ def address(user: User, server_id: str, version: int = 4) -> str:
     raise AssertionError(f'server {server_id} has no address of version {version}')
 
 
+def shown_addresses(user: User, container_id: str) -> dict[str, typing.Any]:
+    """Return the addresses that the container API shows, once Neutron has told their subnets.
+
+    A container's start does not wait for that.
+    """
+
+    def known() -> dict[str, typing.Any] | None:
+        shown: dict[str, typing.Any] = user.show(container_id).addresses
+        entries = [entry for entries in shown.values() for entry in entries]
+        return shown if entries and all(entry['subnet_id'] for entry in entries) else None
+
+    found = wait_until('the addresses with their subnets', known, timeout=10)
+    assert found is not None
+    return found
+
+
 def wait_server_gone(user: User, server_id: str, timeout: float = SERVER) -> None:
     """Wait until Nova knows a server no more."""
 

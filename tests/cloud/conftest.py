@@ -17,7 +17,7 @@ from tests.cloud import cloud, host, hosts, settings
 from tests.cloud.waiting import wait_until
 
 WATCHED_LOGS = ('zun-agent', 'nova-compute', 'zun-agent-2', 'nova-compute-2')
-CLEAN_AGAIN = 30.0  # seconds for what deletion does after the API has said yes
+CLEAN_AGAIN = 60.0  # seconds for what deletion does, and the search for orphans after a fault
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -9,7 +9,7 @@ import pytest
 from zunclient.common.apiclient import exceptions as errors
 
 from tests.cloud import host
-from tests.cloud.cloud import NotFound, Workspace, wait_server_gone
+from tests.cloud.cloud import NotFound, Workspace, shown_addresses, wait_server_gone
 
 
 def test_everything_about_the_process(space: Workspace, sandbox: str) -> None:
@@ -184,9 +184,8 @@ def test_smallest_flavor_that_holds_what_is_asked(space: Workspace) -> None:
 def test_container_with_its_own_sandbox_is_its_server(space: Workspace) -> None:
     user = space.user
     one = space.running(name=space.name('own'), hostname='webserver', memory='64')
-    shown = user.show(one)
     (port,) = user.network.ports(device_id=one)
-    assert shown.addresses == {
+    assert shown_addresses(user, one) == {
         port.network_id: [
             {
                 'addr': port.fixed_ips[0]['ip_address'],
@@ -198,7 +197,7 @@ def test_container_with_its_own_sandbox_is_its_server(space: Workspace) -> None:
         ]
     }
     assert user.shell(one, 'hostname') == 'webserver\n'
-    assert shown.hostname == 'webserver'
+    assert user.show(one).hostname == 'webserver'
     user.containers.delete(one, stop=True)
     user.wait(one, 'gone')
     wait_server_gone(user, one)

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from tests.cloud import faults, host
-from tests.cloud.cloud import User, Workspace, gateway
+from tests.cloud.cloud import User, Workspace, gateway, shown_addresses
 from tests.cloud.waiting import wait_until
 
 pytestmark = pytest.mark.faults
@@ -182,7 +182,7 @@ def test_host_started_anew(space: Workspace, how: object) -> None:
     user.wait(halted, 'Stopped')
     user.compute.stop_server(stopped)
     space.until_server(stopped, 'SHUTOFF')
-    addresses = user.show(runs).addresses
+    addresses = shown_addresses(user, runs)
     time.sleep(2.5)  # whoever ends in the last moments may have been told to
 
     faults.kill('nova-compute')
@@ -203,7 +203,7 @@ def test_host_started_anew(space: Workspace, how: object) -> None:
         )
         user.wait(container_id, 'Running', timeout=10)
         user.shell(container_id, f'ping -c 2 {gateway(user)}')
-    assert user.show(runs).addresses == addresses
+    assert shown_addresses(user, runs) == addresses
     assert user.status(job) == user.status(halted) == 'Stopped'
     assert user.logs(job) == 'done\n'
     assert user.logs(halted).count('began') == 1
