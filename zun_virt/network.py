@@ -220,7 +220,7 @@ class Network:
                 owner = os_vif_util.nova_to_osvif_instance(instance)
                 if not fresh and not interfaces.device_exists(interface.device):
                     # Open vSwitch in userspace would go on using the device that has gone.
-                    os_vif.unplug(port, owner)
+                    _unplug(port, owner)
                 interfaces.plug(pid, interface.device, interface.request(former))
                 os_vif.plug(port, owner)
                 if isinstance(port, os_vif.objects.vif.VIFBridge):
@@ -255,7 +255,7 @@ class Network:
             try:
                 if isinstance(port, os_vif.objects.vif.VIFBridge):
                     interfaces.unplug(device_name(vif))
-                os_vif.unplug(port, os_vif_util.nova_to_osvif_instance(instance))
+                _unplug(port, os_vif_util.nova_to_osvif_instance(instance))
             except _FAILURES as error:
                 LOG.warning('Unplugging port %s: %s', vif['id'], error, instance=instance)
                 failed.append(f'port {vif["id"]}: {error}')
@@ -274,6 +274,20 @@ class Network:
 
 # What can come out of a privileged process, or of os-vif.
 _FAILURES = (*FAILURES, os_vif.exception.ExceptionBase)
+
+
+def _unplug(port: typing.Any, owner: typing.Any) -> None:
+    """Have os-vif unplug a port, whose device the kernel may take away meanwhile.
+
+    It does so in its own time after the end of a network namespace, and os-vif, which has just
+    seen the device, fails to delete it.
+    """
+    try:
+        os_vif.unplug(port, owner)
+    except os_vif.exception.UnplugException as error:
+        if not isinstance(error.__context__, os_vif.exception.NetworkInterfaceNotFound):
+            raise
+        os_vif.unplug(port, owner)
 
 
 def _osvif(vif: typing.Any) -> typing.Any:

@@ -563,8 +563,11 @@ class FakeSwitch:
         ]
 
     def unplug(self, vif, instance):
-        if self._failures:
-            raise os_vif.exception.UnplugException(vif=vif, err=self._failures.pop(0))
+        try:
+            if self._failures:
+                raise self._failures.pop(0)
+        except Exception as error:  # noqa: BLE001
+            raise os_vif.exception.UnplugException(vif=vif, err=error)  # noqa: B904  as os-vif does
         self.ports.pop(vif.vif_name, None)
         self.stale.discard(vif.vif_name)
         if not hasattr(vif, 'bridge_name') or not vif.vif_name.startswith('qvb'):

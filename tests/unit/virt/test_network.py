@@ -1,5 +1,6 @@
 """Plans for interfaces, from nova's model of the ports."""
 
+import os_vif.exception
 import pytest
 from nova import exception
 from nova.network import model
@@ -143,3 +144,12 @@ def test_unplugging_goes_on_after_a_failure(machine):
     with pytest.raises(exception.VirtualInterfacePlugException, match=vifs[0]['id']):
         wiring.unplug(make_instance(), vifs)
     assert list(machine.switch.ports) == [vifs[0]['devname']]
+
+
+def test_a_device_that_goes_by_itself_is_no_failure_to_unplug_it(machine):
+    wiring = network.Network()
+    vif = make_vif()
+    wiring.plug(make_instance(), [vif], 1000, fresh=True)
+    machine.switch.fail(os_vif.exception.NetworkInterfaceNotFound(interface=vif['devname']))
+    wiring.unplug(make_instance(), [vif])
+    assert machine.switch.ports == {}
