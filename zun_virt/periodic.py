@@ -78,7 +78,8 @@ class Passes:
         :returns: seconds until the next one is, None when there is none
         """
         for each in list(self._passes):
-            if each.due > self._clock() or self._ending.is_set():
+            due = each.due
+            if due > self._clock() or self._ending.is_set():
                 continue
             try:
                 each.act()
@@ -86,7 +87,8 @@ class Passes:
                 LOG.exception(
                     'The pass over %s failed; it runs again in %g s', each.name, each.seconds
                 )
-            each.due = self._clock() + each.seconds
+            if each.due == due:  # else it was woken meanwhile, for what it may not have seen
+                each.due = self._clock() + each.seconds
         if not self._passes:
             return None
         return max(0.0, min(each.due for each in self._passes) - self._clock())

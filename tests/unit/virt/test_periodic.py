@@ -61,3 +61,18 @@ def test_it_can_be_woken_and_ends():
     assert ran.wait(5)
     passes.stop()
     assert not passes._thread.is_alive()
+
+
+def test_it_runs_again_when_woken_in_the_middle(clock):
+    passes, ran = periodic.Passes(clock), []
+
+    def act():
+        ran.append(clock.now)
+        if len(ran) == 1:
+            clock.now += 1
+            passes.wake('one')
+
+    passes.add('one', act, 60, first=0)
+    assert passes.run_due() == 0
+    assert passes.run_due() == 60
+    assert len(ran) == 2
