@@ -101,6 +101,7 @@ class ZunDriver(
         self._network = network.Network()
         self._sandboxes = lifecycle.Lifecycle(self._host, self._cgroups, store, config.lock_timeout)
         self._connector = Connector(self.virtapi, self._network, self._sandboxes)
+        self._init_inspection()
         self._init_plugging(host)
         self._start_caching(client, host)
         self._start_minding(host)

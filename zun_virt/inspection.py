@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from nova import exception
@@ -21,6 +22,16 @@ _POWER_STATES = {
     'dead': power_state.CRASHED,
 }
 
+_AGREED = {
+    sandbox.State.READY: 'running',
+    sandbox.State.PAUSED: 'paused',
+    sandbox.State.STOPPED: 'exited',
+}
+"""What the pause container is when a record tells the truth."""
+
+_COUNT_SECONDS = 60.0
+"""How long a count may answer for: that of nova's pass over a full and busy host."""
+
 
 class Inspection:
     """Answers nova's questions about what is there."""
@@ -29,6 +40,11 @@ class Inspection:
     _cgroups: cgroup.Cgroups
     _network: network.Network
     _sandboxes: lifecycle.Lifecycle
+
+    def _init_inspection(self) -> None:
+        # What nova's last count of the sandboxes saw of each, until it is told.
+        self._counted: dict[str, host.Container] = {}
+        self._counted_at = 0.0
 
     @in_novas_words
     def list_instances(self) -> list[str]:
@@ -42,8 +58,15 @@ class Inspection:
 
     @in_novas_words
     def get_num_instances(self) -> int:
-        """Return how many sandboxes there are."""
-        return len(self._host.sandboxes())
+        """Return how many sandboxes there are.
+
+        nova asks so at the beginning of each comparison of power states, and then for each
+        server by `get_info`, which this one look at Docker answers, too.
+        """
+        at, found = time.monotonic(), self._host.sandboxes()
+        self._counted_at = at
+        self._counted = {container.sandbox_id: container for container in found}
+        return len(found)
 
     @in_novas_words
     def instance_exists(self, instance: Any) -> bool:
@@ -54,9 +77,26 @@ class Inspection:
     def get_info(self, instance: Any, use_cache: bool = True) -> Any:
         """Return the sandbox's power state.
 
+        :param use_cache: whether it may be that of a moment ago
         :raises nova.exception.InstanceNotFound: there is none
         """
+        container = self._as_counted(instance.uuid) if use_cache else None
+        if container is not None:
+            return hardware.InstanceInfo(_POWER_STATES[container.state])
         return hardware.InstanceInfo(self._power_state(instance.uuid))
+
+    def _as_counted(self, instance_id: str) -> host.Container | None:
+        """Return the pause container as nova's last count saw it, None when it may differ now.
+
+        Each is told once. Every act of ours changes the record, and what ends by itself
+        contradicts it: so neither is hidden by a count that came before.
+        """
+        container = self._counted.pop(instance_id, None)
+        if container is None or time.monotonic() - self._counted_at > _COUNT_SECONDS:
+            return None
+        record = self._sandboxes.record(instance_id)
+        agreed = record is not None and _AGREED.get(record.state) == container.state
+        return container if agreed else None
 
     def _power_state(self, instance_id: str) -> Any:
         container = self._host.pause_container(instance_id)
@@ -89,7 +129,7 @@ class Inspection:
     @in_novas_words
     def get_instance_diagnostics(self, instance: Any) -> Any:
         """Return what the sandbox uses."""
-        state = power_state.STATE_MAP[self.get_info(instance).state]
+        state = power_state.STATE_MAP[self._power_state(instance.uuid)]
         return report.diagnostics(*self._used(instance), state)
 
     def _found(self, instance: Any) -> host.Container:

@@ -224,6 +224,20 @@ class PowerTestCase(base.CloudTestCase):
         self.eventually(look)
         self.wait_for(server, status='SHUTOFF')
 
+    def test_novas_periodic_task_looks_at_docker_once_for_all(self):
+        servers = [self.create(name=f'box{number}') for number in range(3)]
+
+        def look():
+            self.box.docker.calls.clear()
+            self.sync_power_states()
+            # Nova may only now be told that they started, and look for that reason.
+            self.assertEqual([], self.box.history('inspect_container'))
+            self.assertTrue(self.box.history('containers'))
+
+        self.eventually(look)
+        for server in servers:
+            self.assertEqual('ACTIVE', self.api.get_server(server['id'])['status'])
+
     def test_nothing_is_stopped_while_docker_does_not_answer(self):
         server = self.create()
         before = self.snapshot(server)
