@@ -25,7 +25,7 @@ from zun_virt import (
 )
 from zun_virt.caching import Caching
 from zun_virt.connector import Connector
-from zun_virt.errors import in_novas_words
+from zun_virt.errors import FAILURES, in_novas_words
 from zun_virt.host import Host, HostError, connect
 from zun_virt.inspection import Inspection
 from zun_virt.minding import Minding
@@ -151,7 +151,20 @@ class ZunDriver(
             return
         timeout = min(CONF.shutdown_timeout, _DESTROY_SECONDS)
         vifs = network_info or self._forgotten_ports(instance)
-        self._remove(instance, timeout, vifs, block_device_info)
+        try:
+            self._remove(instance, timeout, vifs, block_device_info)
+        except FAILURES as error:
+            if instance.host in (None, self._name):
+                raise
+            # It was evacuated: nova-compute would not start for what it left here.
+            LOG.warning(
+                'Something is left of it, which is on host %s now: %s; the search for orphans '
+                'tries again',
+                instance.host,
+                error,
+                instance=instance,
+            )
+            return
         LOG.info('Removed', instance=instance)
 
     @in_novas_words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -113,8 +114,13 @@ class Storage(Plugging):
         self, context: Any, instance: Any, block_device_info: Any
     ) -> tuple[sandbox.Volume, ...]:
         """Mount all volumes of a server that is about to start."""
+        record = self._sandboxes.record(instance.uuid)
+        # Of one that stays attached the record knows it; Cinder need not be there for a start.
+        known = {volume.id: volume.read_only for volume in record.volumes} if record else {}
         return tuple(
-            self._mount(context, instance, request, mapping.get('guest_format'))
+            self._mount(
+                context, instance, request, mapping.get('guest_format'), known.get(request.id)
+            )
             for request, mapping in _requests(block_device_info)
         )
 
@@ -140,10 +146,28 @@ class Storage(Plugging):
         return driver.get_block_device_info(instance, mappings)
 
     def _mount(
-        self, context: Any, instance: Any, request: Request, kind: str | None = None
+        self,
+        context: Any,
+        instance: Any,
+        request: Request,
+        kind: str | None = None,
+        read_only: bool | None = None,
     ) -> sandbox.Volume:
+        """Mount a volume.
+
+        :param kind: the file system to be made on a blank one; None for as its user wants it
+        :param read_only: whether nobody may write to it; None for as Cinder has it
+        """
+        asked = functools.cache(lambda: _properties(context, request.id))
+        if read_only is None and not request.read_only:
+            # To a tenant Cinder calls the connection of each volume one that may be written to:
+            # it looks for the volume's flag with his rights, by which it finds none.
+            read_only = asked().get('readonly') == 'True'
+        if read_only:
+            request.data['access_mode'] = 'ro'
+        default = CONF.zun_virt.default_file_system
         return self._volumes.mount(
-            instance.uuid, request, lambda: kind or _asked_kind(context, request.id)
+            instance.uuid, request, lambda: kind or str(asked().get(PROPERTY) or default)
         )
 
     def _releasing(
@@ -194,7 +218,7 @@ def _requests(block_device_info: Any) -> list[tuple[Request, Any]]:
     ]
 
 
-def _asked_kind(context: Any, volume_id: str) -> str:
-    """Return the file system that the volume's property names, or else the configuration."""
-    properties = cinder.API().get(context, volume_id).get('volume_metadata') or {}
-    return str(properties.get(PROPERTY) or CONF.zun_virt.default_file_system)
+def _properties(context: Any, volume_id: str) -> dict[str, str]:
+    """Return what Cinder shows as the properties of a volume, its flag `readonly` among them."""
+    found: dict[str, str] = cinder.API().get(context, volume_id).get('volume_metadata') or {}
+    return found

@@ -39,6 +39,7 @@ def make_instance(**changes):
         'uuid': str(uuid.uuid4()),
         'project_id': 'p1',
         'user_id': 'u1',
+        'host': 'host1',
         'display_name': 'mybox',
         'hostname': 'mybox',
         'vm_state': 'building',

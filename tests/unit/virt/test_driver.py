@@ -229,6 +229,18 @@ def test_delete_does_not_wait_for_ever(zun, machine, vif, monkeypatch):
     assert machine.leftovers() == {}
 
 
+def test_one_that_was_evacuated_may_take_time_to_go(zun, machine, vif, monkeypatch):
+    """Nova deletes it here before its service starts, which must not fail for that."""
+    instance = spawn(zun, make_instance(), [vif])
+    instance.host = 'another'
+    monkeypatch.setattr(host, '_REMOVAL_SECONDS', 0)
+    machine.docker.fail('remove', fakes.api_error(409, 'removal of container x is in progress'))
+    zun.destroy(None, instance, [vif])
+    assert machine.store.read(instance.uuid) is not None
+    zun.destroy(None, instance, [vif])
+    assert machine.leftovers() == {}
+
+
 def test_thawing_what_the_agent_thawed_or_removed_is_fine(zun, machine, vif):
     instance = spawn(zun, make_instance(), [vif])
     name = sandbox.container_name(machine.add_container(instance.uuid))

@@ -126,6 +126,34 @@ def test_a_volume_that_a_sandbox_cannot_have(
     assert machine.leftovers_of_volumes() == {}
 
 
+def test_one_that_cinder_lets_nobody_write_to(zun, machine, cinder, monkeypatch):
+    """To a tenant Cinder calls its connection writable all the same."""
+    machine.storage.contents[ONE] = Content('ext4')
+    cinder[ONE] = {'readonly': 'True'}
+    disk = mapping(ONE, access_mode='rw')
+    instance = spawn(zun, make_instance(), disk)
+
+    def mounted():
+        (entry,) = machine.storage.mounts.values()
+        return entry[2], volumes(machine, instance)[0].read_only
+
+    assert mounted() == (True, True)
+    zun.power_off(instance)
+    # It cannot change while the volume is attached, and Cinder may be away at a start.
+    monkeypatch.delattr(storage.cinder, 'API')
+    disks = {'block_device_mapping': [mapping(ONE, access_mode='rw')]}
+    zun.power_on(None, instance, [make_vif()], disks)
+    assert mounted() == (True, True)
+
+
+def test_one_that_cinder_lets_nobody_write_to_is_attached(zun, machine, box, cinder):
+    machine.storage.contents[ONE] = Content('xfs')
+    cinder[ONE] = {'readonly': 'True'}
+    info = attach(zun, box, access_mode='rw')
+    assert volumes(machine, box)[0].read_only
+    assert info['data']['access_mode'] == 'ro'  # for nova's record of the volume
+
+
 def test_multiattach_is_refused(zun, machine, box):
     info = connection(ONE) | {'multiattach': True}
     with pytest.raises(exception.InvalidInput, match='two hosts'):
