@@ -27,14 +27,15 @@ stage_no_vm_host() {
 
 # Neutron binds a port only where it knows a network agent to be alive. A second Open vSwitch agent
 # would be a whole process for nothing; the first one's record under the other host's name, with
-# a sign of life that does not grow old, is enough for ports that no switch carries.
+# a sign of life that does not grow old, is enough for ports that no switch carries. It names no end
+# of a tunnel: with the record Neutron would forget the first one's, and a second host not find it.
 pretend_network_agent() {
     sql "insert into neutron.agents (id, agent_type, \`binary\`, topic, host, admin_state_up,
             created_at, started_at, heartbeat_timestamp, description, configurations, resource_versions,
             availability_zone, \`load\`, resources_synced)
         select uuid(), agent_type, \`binary\`, topic, '$1', admin_state_up, created_at, started_at,
-            '2099-01-01', description, configurations, resource_versions, availability_zone, \`load\`,
-            resources_synced
+            '2099-01-01', description, json_remove(configurations, '\$.tunneling_ip'),
+            resource_versions, availability_zone, \`load\`, resources_synced
         from neutron.agents as known where host = '$HOST' and agent_type = 'Open vSwitch agent'
             and not exists (select 1 from neutron.agents as there where there.host = '$1')"
 }
