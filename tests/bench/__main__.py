@@ -1,4 +1,4 @@
-"""``python -m tests.bench [a b c d e f g h]``: measures, and prints one table."""
+"""``python -m tests.bench [a b c ... l]``: measures, and prints one table."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ from tests.bench.measure import Row, loaded, table
 BENCHMARKS = {
     'a': 'spawn.run',
     'h': 'interfaces.run',
+    'l': 'scale.run',
     'b': 'joined.start',
     'c': 'joined.many',
     'd': 'reading.answers',
     'f': 'servers.create',
+    'i': 'active.run',
     'g': 'servers.many',
+    'j': 'crowd.run',
+    'k': 'hot.run',
     'e': 'reading.memory',
 }
 
@@ -30,7 +34,7 @@ BENCHMARKS = {
 def main() -> int:
     """Run what the command line asks for; returns the exit code."""
     parser = argparse.ArgumentParser(prog='python -m tests.bench', description=__doc__)
-    parser.add_argument('keys', nargs='*', metavar='a..h', help='all, unless said otherwise')
+    parser.add_argument('keys', nargs='*', metavar='a..l', help='all, unless said otherwise')
     asked = parser.parse_args().keys or list(BENCHMARKS)
     if unknown := set(asked) - set(BENCHMARKS):
         parser.error(f'no benchmark {", ".join(sorted(unknown))}')

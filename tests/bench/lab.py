@@ -89,7 +89,7 @@ class Lab:
     def request(
         self, service: str, method: str, path: str, body: object = None, **query: str
     ) -> typing.Any:
-        """Ask the API of `AGENT` or `NOVA`; returns its answer.
+        """Ask the API of `AGENT` or `NOVA`; returns its answer, None when it has no body.
 
         The clients' own libraries would take more time than what is measured.
         """
@@ -102,7 +102,7 @@ class Lab:
         url = settings.load().endpoint(service) + path
         answer = http.request(method, url, json=body, params=query, timeout=120)
         assert answer.ok, f'{method} {path}: {answer.status_code} {answer.text}'
-        return answer.json()
+        return answer.json() if answer.content else None
 
     def post_container(self, **body: typing.Any) -> str:
         """Ask for a container that runs; returns its id."""

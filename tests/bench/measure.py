@@ -118,4 +118,4 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _digits(value: float) -> int:
-    return 0 if abs(value) >= 100 else 1
+    return 0 if abs(value) >= 100 or isinstance(value, int) else 1

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import pathlib
 import time
 from collections.abc import Callable
 
+from tests.bench import memory as memory_of
 from tests.bench.lab import Lab, at_once
 from tests.bench.measure import Row, median, percentile, timed
-from tests.cloud import settings
 
 CONTAINERS = 100
 SANDBOXES = 10
@@ -76,7 +75,7 @@ def _compare(
 
 def memory(rows: list[Row], lab: Lab) -> None:
     """(e) The agent's resident memory, after all that was measured before."""
-    resident = sum(_resident_mb(pid) for pid in _family(_agent()))
+    resident = memory_of.resident_mb(memory_of.family(memory_of.service('zun-agent')))
     rows.append(
         Row(
             key='e',
@@ -87,20 +86,3 @@ def memory(rows: list[Row], lab: Lab) -> None:
             met=resident < MEMORY_TARGET,
         )
     )
-
-
-def _agent() -> int:
-    return int(settings.load().pid_file('zun-agent').read_text().split()[0])
-
-
-def _family(pid: int) -> list[int]:
-    """Return a process and those it has started."""
-    children = pathlib.Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
-    return [pid, *(one for child in children for one in _family(int(child)))]
-
-
-def _resident_mb(pid: int) -> float:
-    for line in pathlib.Path(f'/proc/{pid}/status').read_text().splitlines():
-        if line.startswith('VmRSS:'):
-            return int(line.split()[1]) / 1000
-    return 0.0

@@ -21,10 +21,12 @@ from nova.network import model
 from oslo_privsep import priv_context
 from vif_plug_ovs import privsep as ovs_privsep
 
-from tests.bench.lab import Lab
 from tests.bench.measure import Row, alternate, median
 from tests.cloud import settings
 from zun_virt import driver, image, privsep
+
+if typing.TYPE_CHECKING:
+    from tests.bench.lab import Lab
 
 CONF = nova.conf.CONF
 BRIDGE = 'br-zunbench'
@@ -67,6 +69,11 @@ class Spawns:
         self._meta = meta
         self._made: list[tuple[typing.Any, model.NetworkInfo]] = []
 
+    @property
+    def instances(self) -> list[typing.Any]:
+        """Those that are there, as nova describes them."""
+        return [instance for instance, _ in self._made]
+
     def spawn(self) -> None:
         """Make one."""
         number = len(self._made) + 1
@@ -96,11 +103,14 @@ def _unmount(point: pathlib.Path) -> None:
 
 
 def prepare(
-    stack: contextlib.ExitStack, engine: typing.Any
+    stack: contextlib.ExitStack, engine: typing.Any, *, helpers: bool = False, passes: bool = True
 ) -> tuple[driver.ZunDriver, typing.Any, str]:
     """Return a driver that is ready, nova's description of an image, and Docker's id of it.
 
     :param engine: docker.APIClient
+    :param helpers: whether privileged processes are programs of their own, as nova-compute's
+        are, and no copies of this one
+    :param passes: whether the driver looks at its sandboxes unasked
     """
     nova.objects.register_all()
     CONF([], project='nova', default_config_files=[])
@@ -109,8 +119,14 @@ def prepare(
     stack.callback(_unmount, pathlib.Path(state, 'volumes'))
     # There is no nova that could be asked for ports.
     CONF.set_override('port_sync_interval', 0, group='zun_virt')
+    if not passes:
+        CONF.set_override('recovery_interval', 0, group='zun_virt')
     for context in (privsep.network, privsep.mounts, ovs_privsep.vif_plug):
-        context.start(priv_context.Method.FORK)
+        if helpers:
+            program = f'{settings.load()["VENV"]}/bin/privsep-helper --config-file {_file(state)}'
+            CONF.set_override('helper_command', program, group=context.cfg_section)
+        method = priv_context.Method.ROOTWRAP if helpers else priv_context.Method.FORK
+        context.start(method)
         stack.callback(context.stop)
     _make_bridge(stack)
     made = driver.ZunDriver(_NoNeutron())
@@ -118,6 +134,13 @@ def prepare(
     stack.callback(made.cleanup_host, HOST)
     meta, image_id = _image(stack, engine)
     return made, meta, image_id
+
+
+def _file(state: str) -> pathlib.Path:
+    """Write the configuration of programs that do not know what is set in this process."""
+    file = pathlib.Path(state, 'nova.conf')
+    file.write_text(f'[zun_virt]\nstate_path = {state}\n')
+    return file
 
 
 def _make_bridge(stack: contextlib.ExitStack) -> None:

@@ -1,0 +1,44 @@
+"""(i) A server from its POST to ACTIVE, against the fake driver's and Docker's part of it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from tests.bench.lab import Lab
+from tests.bench.measure import Row, alternate, median
+from tests.bench.servers import Rounds
+from tests.cloud import host, settings
+
+TARGET = 1.15
+
+
+def run(rows: list[Row], lab: Lab, *, n: int = 8) -> None:
+    """(i) One after another: a sandbox, a server of the fake driver, a bare pause container."""
+    (record,) = lab.sandboxes(1)
+    image = host.pause(record.instance_id).attrs['Image']
+
+    def bare() -> float:
+        with lab.round():
+            begin = time.perf_counter()
+            lab.engine.pause(image)
+            return (time.perf_counter() - begin) * 1000
+
+    settings.allinone('vm-host', 'up')
+    with contextlib.ExitStack() as stack:
+        stack.callback(settings.allinone, 'vm-host', 'down')
+        rounds = Rounds(lab)
+        ours, fake, started = map(median, alternate(n, rounds.sandbox, rounds.fake, bare))
+    rows.append(
+        Row(
+            key='i',
+            what='server create to ACTIVE; fake driver + create+start',
+            unit='ms',
+            ours=ours,
+            raw=fake + started,
+            target=f'<= {TARGET} x',
+            met=ours <= TARGET * (fake + started),
+            n=n,
+            note=f'fake driver {fake:.0f} ms, create+start {started:.0f} ms',
+        )
+    )

@@ -1,0 +1,132 @@
+"""(j) Many servers asked for in one request."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import typing
+
+from tests.bench import memory
+from tests.bench.lab import FLAVOR, IMAGE, Lab, at_once
+from tests.bench.measure import Row
+from tests.cloud import cloud, host, settings
+from tests.cloud.waiting import wait_until
+
+MANY = 50
+_SECONDS = 300.0  # for all of them to be made, and to go
+_LATER = 60.0  # for what Neutron and Placement do after a server has gone
+_RATIO = 64.0  # of virtual to real cores, with which a small machine takes them all
+
+
+def run(rows: list[Row], lab: Lab) -> None:
+    """(j) All at once: made, and deleted again."""
+    crowd = Crowd(lab)
+    with contextlib.ExitStack() as stack:
+        _make_room(stack, lab.space.admin)
+        before, idle = host.look(), memory.nova_compute_mb()
+        begin = time.perf_counter()
+        crowd.post()
+        asked = time.perf_counter() - begin
+        crowd.until_active()
+        active = time.perf_counter() - begin
+        full = memory.nova_compute_mb()
+        begin = time.perf_counter()
+        crowd.delete()
+        deleted = time.perf_counter() - begin
+        wait_until(
+            'nothing left',
+            lambda: not host.left_behind(before),
+            timeout=_LATER,
+            interval=1,
+            explain=lambda: str(host.left_behind(before)),
+        )
+    rows += [
+        Row(
+            key='j',
+            unit='s',
+            what=f'{MANY} servers in one request to ACTIVE, no failure',
+            ours=active,
+            note=f'the request took {asked:.1f} s',
+        ),
+        Row(key='j', unit='s', what='all of them deleted, nothing left', ours=deleted),
+        Row(
+            key='j',
+            unit='MB',
+            what=f'nova-compute with {MANY} sandboxes; before',
+            ours=sum(full),
+            raw=sum(idle),
+            note=f'itself {full[0]:.0f} MB, {idle[0]:.0f} MB before',
+        ),
+    ]
+
+
+class Crowd:
+    """Servers that differ by a number behind their names."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._name = lab.space.name('crowd')
+        self._servers: list[str] = []
+
+    def post(self) -> None:
+        """Ask for them."""
+        spec = {
+            'name': self._name,
+            'flavorRef': self._lab.id_of('flavor', FLAVOR),
+            'imageRef': self._lab.id_of('image', IMAGE),
+            'networks': [{'uuid': self._lab.network}],
+            'min_count': MANY,
+            'max_count': MANY,
+        }
+        self._lab.request('NOVA', 'POST', '/v2.1/servers', {'server': spec})
+        self._servers = [self._lab.space.adopt_server(str(one['id'])) for one in self._shown()]
+        assert len(self._servers) == MANY, f'{len(self._servers)} servers were made'
+
+    def until_active(self) -> None:
+        """Wait for all of them."""
+
+        def arrived() -> bool:
+            states = self._states('nova') + self._states('nova_cell0')
+            assert 'error' not in states, f'{states.count("error")} in ERROR\n{host.describe()}'
+            return states == ['active'] * MANY
+
+        wait_until(f'{MANY} servers ACTIVE', arrived, timeout=_SECONDS)
+        shown = [one['status'] for one in self._shown()]
+        assert shown == ['ACTIVE'] * MANY, f'the API shows {shown}'
+
+    def delete(self) -> None:
+        """Delete them, and wait until Nova knows none of them."""
+        at_once(MANY, lambda number: self._delete(self._servers[number]), 4)
+        wait_until('deleted', lambda: not self._states('nova'), timeout=_SECONDS)
+
+    def _delete(self, server: str) -> None:
+        self._lab.request('NOVA', 'DELETE', f'/v2.1/servers/{server}')
+
+    def _shown(self) -> list[dict[str, typing.Any]]:
+        answer = self._lab.request('NOVA', 'GET', '/v2.1/servers/detail', name=self._name)
+        return list(answer['servers'])
+
+    def _states(self, cell: str) -> list[str]:
+        statement = (
+            f'select vm_state from {cell}.instances where deleted = 0 and display_name like %s'
+        )
+        return [state for (state,) in self._lab.query(statement, f'{self._name}-%')]
+
+
+def _make_room(stack: contextlib.ExitStack, admin: cloud.User) -> None:
+    """Let the host of sandboxes have as many virtual cores as it takes, for a while."""
+    placement = admin.sdk.placement
+    found = placement.get(f'/resource_providers?name={settings.load().host}').json()
+    (provider,) = found['resource_providers']
+    path = f'/resource_providers/{provider["uuid"]}/inventories/VCPU'
+
+    def set_ratio(ratio: float) -> bool:
+        # nova-compute may change the provider between the two requests.
+        body = {**placement.get(path).json(), 'allocation_ratio': ratio}
+        return bool(placement.put(path, json=body).status_code == 200)
+
+    def until_set(ratio: float) -> None:
+        wait_until('the ratio set', lambda: set_ratio(ratio), timeout=10)
+
+    stack.callback(until_set, float(placement.get(path).json()['allocation_ratio']))
+    until_set(_RATIO)
