@@ -62,6 +62,7 @@ class Sandboxes:
         self._local = local
         self._cloud = cloud or OpenStack(conf)
         self._cache = Cache(conf.sandbox.nova_cache_seconds)
+        self._servers = Cache(conf.sandbox.server_cache_seconds)
 
     # In the user's name
 
@@ -120,15 +121,17 @@ class Sandboxes:
         :raises errors.SandboxConflict: it is ambiguous, stopped, locked or being deleted
         :raises errors.SandboxNotUsable: it is a virtual machine
         """
-        key = ('server', context.project_id, ident)
-        server = self._cache.get(key, lambda: self._usable(context, ident))
+        key = (ident, context.project_id)
+        server = self._servers.get(key, lambda: self._usable(context, ident))
         record = self._record(server.id)
         if record is None and server.is_here:  # it was, some seconds ago
-            self._cache.drop(key)
-            server = self._cache.get(key, lambda: self._usable(context, ident))
+            self._servers.drop(key)
+            server = self._servers.get(key, lambda: self._usable(context, ident))
             record = self._record(server.id)
         if record is not None:
             _check_local(server, record)
+        else:
+            self._servers.drop(key)  # nothing here would tell that it stops, or is deleted
         return server
 
     def limits(self, server: Server) -> contract.Limits:

@@ -69,7 +69,7 @@ class Runtime:
 
 @pytest.fixture
 def agent(cloud, store, tmp_path):
-    conf = cloud.conf(sandbox__nova_cache_seconds=0)
+    conf = cloud.conf(sandbox__nova_cache_seconds=0, sandbox__server_cache_seconds=0)
     local = contract.SandboxStore(tmp_path)
     local.prepare()
     made = types.SimpleNamespace(

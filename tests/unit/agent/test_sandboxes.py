@@ -33,7 +33,9 @@ def sandboxes(cloud, local):
 
 @pytest.fixture
 def uncached(cloud, local):
-    return Sandboxes(cloud.conf(sandbox__nova_cache_seconds=0), local)
+    return Sandboxes(
+        cloud.conf(sandbox__nova_cache_seconds=0, sandbox__server_cache_seconds=0), local
+    )
 
 
 def intent(**values):
