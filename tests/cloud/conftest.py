@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cloud import cloud, host, hosts, settings
+from tests.cloud.storage import Storage
 from tests.cloud.waiting import wait_until
 
 WATCHED_LOGS = ('zun-agent', 'nova-compute', 'zun-agent-2', 'nova-compute-2')
@@ -153,6 +154,12 @@ def space(leaves_nothing: None, demo: cloud.User, admin: cloud.User) -> Iterator
     """What one test makes as the tenant."""
     with cloud.workspace(demo, admin) as made:
         yield made
+
+
+@pytest.fixture
+def storage(space: cloud.Workspace) -> Storage:
+    """The tenant's volumes."""
+    return Storage(space)
 
 
 @pytest.fixture(scope='module')

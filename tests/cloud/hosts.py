@@ -73,6 +73,12 @@ class SandboxHost:
         found = pathlib.Path('/sys/fs/cgroup').glob(f'*/{self.groups}zun/*')
         return {str(path) for path in found if path.is_dir()}
 
+    def memory_limit(self, sandbox_id: str) -> int:
+        """Return the limit of a sandbox's control group, in bytes, of version 1."""
+        digits = sandbox_id.replace('-', '')
+        (group,) = (path for path in self.control_groups() if digits in path and '/memory/' in path)
+        return int(pathlib.Path(group, 'memory.limit_in_bytes').read_text())
+
     def switch_ports(self) -> set[str]:
         """Return the ports of its switch that are for sandboxes."""
         columns = ('--format=json', '--columns=name,type', 'find', 'Interface')

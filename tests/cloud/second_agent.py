@@ -71,7 +71,8 @@ class _Answer(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         return int(probe.getsockname()[1])
@@ -81,7 +82,7 @@ def _free_port() -> int:
 def running(directory: pathlib.Path) -> Iterator[str]:
     """Run it on the cloud's store, in that directory; yields the URL of its API."""
     conf = settings.load()
-    port = _free_port()
+    port = free_port()
     (directory / 'agent.conf').write_text(
         f'[DEFAULT]\nhost = {NAME}\nstate_path = {directory}/state\n[api]\nport = {port}\n'
         f'[docker]\nurl = unix://{directory}/docker.sock\n[reconciler]\nreport_interval = 1\n'

@@ -3,58 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import openstack
 import pytest
 
-from tests.cloud import hosts
-from tests.cloud.cloud import Workspace, address, gateway
-from tests.cloud.waiting import wait_until
-from zun_virt import sandbox as contract
+from tests.cloud import host, hosts
+from tests.cloud.cloud import Workspace
+from tests.cloud.moved import Moved, assert_nothing_to_heal
+from tests.cloud.storage import Storage
 
 pytestmark = pytest.mark.two_hosts
 
 FIRST, SECOND = hosts.first(), hosts.second()
-WRITES = ['sh', '-c', 'test -e /kept || echo here > /kept; trap "exit 0" TERM; sleep 3600 & wait']
-
-
-class Moved:
-    """A sandbox on the first host with a container that runs and a job that has ended."""
-
-    def __init__(self, space: Workspace) -> None:
-        self.space, self.user = space, space.user
-        self.server = space.server(host=FIRST.name)
-        self.one = space.running(sandbox=self.server, command=WRITES)
-        self.job = space.run(sandbox=self.server, command=['echo', 'began'])
-        self.user.wait(self.job, 'Stopped')
-        self.address = address(self.user, self.server)
-
-    def assert_runs_on(self, host: hosts.SandboxHost) -> None:
-        shown = self.space.admin.compute.get_server(self.server)
-        assert shown.compute_host == host.name
-        self.user.wait(self.one, 'Running', timeout=40)
-        wait_until(
-            f'its container on {host.name}',
-            lambda: self.space.admin.show(self.one).host == host.name,
-            timeout=20,
-        )
-        assert self.one in {
-            found.labels.get(contract.LABEL_CONTAINER) for found in host.containers(self.server)
-        }
-        assert self.user.status(self.job) == 'Stopped'
-        assert self.address in self.user.shell(self.one, 'ip addr')
-        self.user.shell(self.one, f'ping -c 2 -W 3 {gateway(self.user)}')
-
-    def assert_clean(self, host: hosts.SandboxHost) -> None:
-        wait_until(
-            f'nothing left on {host.name}',
-            lambda: not host.containers(self.server) and not host.sandboxes().read(self.server),
-            timeout=20,
-        )
+MIB = 1 << 20
 
 
 def test_migrated_and_confirmed(space: Workspace) -> None:
-    moved = Moved(space)
+    moved = Moved(space, FIRST)
     space.admin.compute.migrate_server(moved.server, host=SECOND.name)
     space.until_server(moved.server, 'VERIFY_RESIZE')
     moved.assert_runs_on(SECOND)
@@ -66,7 +32,7 @@ def test_migrated_and_confirmed(space: Workspace) -> None:
 
 
 def test_migrated_and_reverted(space: Workspace) -> None:
-    moved = Moved(space)
+    moved = Moved(space, FIRST)
     space.admin.compute.migrate_server(moved.server, host=SECOND.name)
     space.until_server(moved.server, 'VERIFY_RESIZE')
     moved.assert_runs_on(SECOND)
@@ -79,7 +45,7 @@ def test_migrated_and_reverted(space: Workspace) -> None:
 
 
 def test_live_migration_changes_nothing(space: Workspace) -> None:
-    moved = Moved(space)
+    moved = Moved(space, FIRST)
     started = _started(moved)
     # By the API's version the refusal is its answer, or the end of the migration.
     with contextlib.suppress(openstack.exceptions.BadRequestException):
@@ -96,3 +62,66 @@ def _started(moved: Moved) -> dict[str, str]:
     return {
         str(found.id): found.attrs['State']['StartedAt'] for found in FIRST.containers(moved.server)
     }
+
+
+@contextlib.contextmanager
+def _nothing_new_on(space: Workspace, there: hosts.SandboxHost) -> Iterator[None]:
+    """Have the scheduler choose another host."""
+    (service,) = space.admin.compute.services(binary='nova-compute', host=there.name)
+    space.admin.compute.disable_service(service)
+    try:
+        yield
+    finally:
+        space.admin.compute.enable_service(service)
+
+
+def test_resized_to_another_host_and_migrated_back_with_a_volume(
+    space: Workspace, storage: Storage
+) -> None:
+    moved = Moved(space, FIRST)
+    moved.give_volume(storage)
+    assert moved.volume
+    flavor = space.user.compute.find_flavor('sandbox.small', ignore_missing=False)
+    with _nothing_new_on(space, FIRST):
+        space.user.compute.resize_server(moved.server, flavor.id)
+        space.until_server(moved.server, 'VERIFY_RESIZE')
+    space.user.compute.confirm_server_resize(moved.server)
+    space.until_server(moved.server, 'ACTIVE')
+    moved.assert_runs_on(SECOND)
+    moved.assert_clean(FIRST)
+    assert SECOND.memory_limit(moved.server) == 512 * MIB
+    record = SECOND.sandboxes().read(moved.server)
+    assert record is not None
+    assert record.limits.memory_mb == 512
+    assert storage.devices(moved.server) == {moved.volume: '/dev/vdb'}
+    assert storage.status(moved.volume) == 'in-use'
+
+    space.admin.compute.migrate_server(moved.server, host=FIRST.name)
+    space.until_server(moved.server, 'VERIFY_RESIZE')
+    space.user.compute.confirm_server_resize(moved.server)
+    space.until_server(moved.server, 'ACTIVE')
+    moved.assert_runs_on(FIRST)
+    moved.assert_clean(SECOND)
+    assert host.limit(moved.server, 'memory') == 512 * MIB
+    moved.assert_accounted_on(FIRST)
+    assert_nothing_to_heal(moved.server)
+
+
+def test_shelved_here_and_unshelved_there_with_a_volume(space: Workspace, storage: Storage) -> None:
+    moved = Moved(space, FIRST)
+    moved.give_volume(storage)
+    assert moved.volume
+    space.user.shell(moved.one, 'echo written > /kept')
+    space.user.compute.shelve_server(moved.server)
+    space.until_server(moved.server, 'SHELVED_OFFLOADED')
+    moved.assert_clean(FIRST)
+    assert host.loop_devices() == set()
+    assert set(storage.devices(moved.server)) == {moved.volume}
+
+    space.admin.compute.unshelve_server(moved.server, host=SECOND.name)
+    space.until_server(moved.server, 'ACTIVE')
+    moved.assert_runs_on(SECOND)
+    assert space.user.shell(moved.one, 'cat /kept') == 'written\n'
+    assert storage.status(moved.volume) == 'in-use'
+    moved.assert_accounted_on(SECOND)
+    assert_nothing_to_heal(moved.server)

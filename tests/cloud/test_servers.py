@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import pathlib
 import time
 import typing
 from collections.abc import Callable
 
 import openstack
 import pytest
+import requests
 
-from tests.cloud import host, settings
-from tests.cloud.cloud import NotFound, User, Workspace, address
+from tests.cloud import host, second_api, settings
+from tests.cloud.cloud import NotFound, User, Workspace, address, gateway
 from tests.cloud.waiting import stays, wait_until
 from zun_virt import sandbox as contract
 
@@ -222,3 +224,31 @@ def test_server_deleted_while_it_is_built(space: Workspace) -> None:
         server = space.server(wait=False)
         time.sleep(delay)
         space.delete_server(server)
+
+
+def test_soft_delete_and_restore(space: Workspace, tmp_path: pathlib.Path) -> None:
+    """By a server of Nova's API whose operator wants deleted servers kept for a while."""
+    user, server = space.user, space.server()
+    one = space.running(sandbox=server, command=TALKS)
+    user.shell(one, 'echo written > /kept')
+    at = address(user, server)
+    with second_api.running(tmp_path, 'reclaim_instance_interval = 3600') as url:
+        answer = requests.delete(
+            f'{url}/servers/{server}',
+            headers={'X-Auth-Token': user.sdk.session.get_token()},
+            timeout=60,
+        )
+        assert answer.status_code == 204, answer.text
+    space.until_server(server, 'SOFT_DELETED')
+    user.wait(one, 'Stopped')
+    record = host.sandboxes().read(server)
+    assert record is not None
+    assert record.state is contract.State.STOPPED
+    stays('kept', lambda: user.status(one) == 'Stopped', seconds=1)
+
+    user.compute.restore_server(server)
+    space.until_server(server, 'ACTIVE')
+    user.wait(one, 'Running')
+    assert user.shell(one, 'cat /kept') == 'written\n'
+    assert at in user.shell(one, 'ip addr')
+    user.shell(one, f'ping -c 2 -W 3 {gateway(user)}')

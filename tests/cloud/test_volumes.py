@@ -2,99 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import pathlib
-import typing
 
 import openstack
 import pytest
 
-from tests.cloud import host, settings
+from tests.cloud import host
 from tests.cloud.cloud import Workspace, network_id
+from tests.cloud.storage import Storage, disk, file_system, path, root
 from tests.cloud.waiting import stays, wait_until
 
 GIB = 1 << 30
 SEEN = 30.0  # seconds for a volume to get where it is wanted
 XFS = {'zun:file_system': 'xfs'}
-
-
-class Storage:
-    """The tenant's volumes."""
-
-    def __init__(self, space: Workspace) -> None:
-        self.space = space
-        self.user = space.user
-        self.api = space.user.sdk.block_storage
-
-    def volume(self, size: int = 1, **spec: typing.Any) -> str:
-        """Make a volume, which goes when the servers have; returns its id."""
-        made = self.api.create_volume(size=size, name=self.space.name('volume'), **spec)
-        self.space.finally_do(self.delete, made.id)
-        self.until(made.id, 'available')
-        return str(made.id)
-
-    def delete(self, volume_id: str) -> None:
-        """Delete a volume, and wait for it."""
-        self.api.delete_volume(volume_id)
-        self.until(volume_id, 'gone')
-
-    def status(self, volume_id: str) -> str:
-        try:
-            return str(self.api.get_volume(volume_id).status)
-        except openstack.exceptions.NotFoundException:
-            return 'gone'
-
-    def until(self, volume_id: str, status: str) -> None:
-        wait_until(
-            f'volume {volume_id} {status}',
-            lambda: self.status(volume_id) == status,
-            timeout=60,
-            interval=0.3,
-            explain=lambda: self.status(volume_id),
-        )
-
-    def attach(self, server: str, volume_id: str, **spec: typing.Any) -> None:
-        self.user.compute.create_volume_attachment(server, volume_id=volume_id, **spec)
-        self.until(volume_id, 'in-use')
-
-    def ask_detach(self, server: str, volume_id: str) -> None:
-        self.user.compute.delete_volume_attachment(server, volume_id)
-
-    def detach(self, server: str, volume_id: str) -> None:
-        self.ask_detach(server, volume_id)
-        self.until(volume_id, 'available')
-        wait_until(
-            'Nova has forgotten it', lambda: volume_id not in self.devices(server), timeout=30
-        )
-
-    def devices(self, server: str) -> dict[str, str]:
-        """Return the names of a server's volumes in Nova, by their ids."""
-        return {one.volume_id: one.device for one in self.user.compute.volume_attachments(server)}
-
-    def file(self, volume_id: str) -> pathlib.Path:
-        """Return where Cinder keeps a volume."""
-        return pathlib.Path(settings.load()['STATE'], 'cinder/share', f'volume-{volume_id}')
-
-    def reason(self, server: str, action: str) -> str:
-        """Return what Nova says of the last failed action of this name."""
-        found = [
-            event.details or ''
-            for one in self.user.compute.server_actions(server)
-            if one.action == action
-            for event in self.space.admin.compute.get_server_action(one.request_id, server).events
-        ]
-        fault = self.user.compute.get_server(server).fault
-        return ' '.join(map(str, [*found, fault]))
-
-
-@pytest.fixture
-def storage(space: Workspace) -> Storage:
-    return Storage(space)
-
-
-def path(volume_id: str) -> str:
-    return f'/volumes/{volume_id}'
 
 
 def test_a_volume_comes_and_goes_while_containers_run(space: Workspace, storage: Storage) -> None:
@@ -222,27 +143,11 @@ def test_attach_and_detach_while_stopped(space: Workspace, storage: Storage) -> 
     assert user.shell(one, 'ls /volumes') == ''
 
 
-def _disk(source: str, uuid: str | None = None, **spec: typing.Any) -> dict[str, typing.Any]:
-    disk = {'source_type': source, 'destination_type': 'volume', 'boot_index': -1, **spec}
-    return disk | ({'uuid': uuid} if uuid else {})
-
-
-def _root(space: Workspace) -> dict[str, typing.Any]:
-    image = space.user.image.find_image('kubernetes/pause', ignore_missing=False)
-    return {
-        'source_type': 'image',
-        'destination_type': 'local',
-        'uuid': image.id,
-        'boot_index': 0,
-        'delete_on_termination': True,
-    }
-
-
 def test_volumes_at_boot(space: Workspace, storage: Storage) -> None:
     """Existing ones, a blank one, one of a snapshot: each as Nova's mapping has it."""
     user, old = space.user, storage.volume()
     first = space.server(
-        block_device_mapping=[_root(space), _disk('volume', old, delete_on_termination=False)]
+        block_device_mapping=[root(space), disk('volume', old, delete_on_termination=False)]
     )
     one = space.running(sandbox=first)
     user.shell(one, f'echo precious > {path(old)}/file')
@@ -256,9 +161,9 @@ def test_volumes_at_boot(space: Workspace, storage: Storage) -> None:
     storage.api.wait_for_status(snapshot, 'available', interval=1, wait=60)
     second = space.server(
         block_device_mapping=[
-            _root(space),
-            _disk('snapshot', snapshot.id, volume_size=1, delete_on_termination=True),
-            _disk('blank', volume_size=1, delete_on_termination=True, guest_format='xfs'),
+            root(space),
+            disk('snapshot', snapshot.id, volume_size=1, delete_on_termination=True),
+            disk('blank', volume_size=1, delete_on_termination=True, guest_format='xfs'),
         ]
     )
     volumes = sorted(storage.devices(second), key=storage.devices(second).__getitem__)
@@ -274,12 +179,12 @@ def test_volumes_at_boot(space: Workspace, storage: Storage) -> None:
 
 def test_boot_from_volume_is_refused(space: Workspace, storage: Storage) -> None:
     image = space.user.image.find_image('kubernetes/pause', ignore_missing=False)
-    root = _disk('image', image.id, volume_size=1, delete_on_termination=True) | {'boot_index': 0}
+    boot = disk('image', image.id, volume_size=1, delete_on_termination=True) | {'boot_index': 0}
     server = space.user.compute.create_server(
         name=space.name('box'),
         flavor_id=space.user.compute.find_flavor('sandbox.tiny').id,
         networks=[{'uuid': network_id(space.user, 'private')}],
-        block_device_mapping=[root],
+        block_device_mapping=[boot],
     )
     space.adopt_server(server.id)
     space.until_server(server.id, 'ERROR')
@@ -322,10 +227,19 @@ def test_multiattach_is_refused(space: Workspace, storage: Storage) -> None:
     )
     space.finally_do(kinds.delete_type, kind.id)
     server, volume = space.server(), storage.volume(volume_type=kind.name)
+    said = []
     # By the API's version Nova says so at once, or in the server's events.
-    with contextlib.suppress(openstack.exceptions.HttpException):
+    try:
         storage.user.compute.create_volume_attachment(server, volume_id=volume)
-    stays('not attached', lambda: storage.status(volume) != 'in-use', seconds=5)
+    except openstack.exceptions.HttpException as error:
+        said.append(str(error))
+    wait_until(
+        'the reason',
+        lambda: 'multiattach' in ' '.join([*said, storage.reason(server, 'attach_volume')]),
+        timeout=30,
+        explain=lambda: f'{said} {storage.reason(server, "attach_volume")}',
+    )
+    stays('not attached', lambda: storage.status(volume) != 'in-use', seconds=2)
     storage.until(volume, 'available')
     assert storage.devices(server) == {}
     assert host.loop_devices() == set()
@@ -349,3 +263,64 @@ def test_a_volume_grows_while_it_is_in_use(space: Workspace, storage: Storage) -
     stays(
         'it is there', lambda: user.execute(one, f'test -e {path(volume)}/open')[1] == 0, seconds=1
     )
+
+
+@pytest.fixture
+def written(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A directory with a file of data."""
+    directory = tmp_path / 'written'
+    directory.mkdir()
+    (directory / 'file').write_text('precious\n')
+    return directory
+
+
+def test_a_read_only_volume(space: Workspace, storage: Storage, written: pathlib.Path) -> None:
+    user, server, volume = space.user, space.server(), storage.volume()
+    file_system(storage.file(volume), written)
+    before = _digest(storage.file(volume))
+    storage.api.set_volume_readonly(volume)
+    storage.attach(server, volume)
+    one = space.running(sandbox=server)
+    mounted = user.shell(one, f'grep {volume} /proc/mounts')
+    assert 'ro' in mounted.split()[3].split(',')
+    assert user.shell(one, f'cat {path(volume)}/file') == 'precious\n'
+    said, code = user.execute(one, f'echo more > {path(volume)}/file')
+    assert code != 0
+    assert 'Read-only file system' in said
+    record = host.sandboxes().read(server)
+    assert record is not None
+    assert [known.read_only for known in record.volumes] == [True]
+    user.compute.stop_server(server)
+    space.until_server(server, 'SHUTOFF')
+    user.compute.start_server(server)
+    space.until_server(server, 'ACTIVE')
+    user.wait(one, 'Running')
+    assert 'ro' in user.shell(one, f'grep {volume} /proc/mounts').split()[3].split(',')
+    storage.detach(server, volume)
+    assert _digest(storage.file(volume)) == before
+
+
+def test_a_volume_of_an_image_is_never_formatted(
+    space: Workspace, storage: Storage, written: pathlib.Path
+) -> None:
+    user, raw = space.user, written.parent / 'data.raw'
+    file_system(raw, written, size=16)
+    image = user.image.create_image(
+        name=space.name('data'),
+        data=raw.read_bytes(),
+        container_format='bare',
+        disk_format='raw',
+        wait=True,
+    )
+    space.finally_do(user.image.delete_image, image.id)
+    server = space.server(
+        block_device_mapping=[
+            root(space),
+            disk('image', image.id, volume_size=1, delete_on_termination=True),
+        ]
+    )
+    (volume,) = storage.devices(server)
+    one = space.running(sandbox=server)
+    assert user.shell(one, f'cat {path(volume)}/file') == 'precious\n'
+    size = int(user.shell(one, f'df -k {path(volume)} | tail -1').split()[1])
+    assert size > 0.8 * GIB / 1024, 'it did not grow to its volume'

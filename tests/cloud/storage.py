@@ -1,0 +1,114 @@
+"""Cinder's volumes, as a tenant makes them and gives them to servers."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import typing
+
+import openstack
+
+from tests.cloud import settings
+from tests.cloud.cloud import Workspace
+from tests.cloud.waiting import wait_until
+
+
+class Storage:
+    """The tenant's volumes."""
+
+    def __init__(self, space: Workspace) -> None:
+        self.space = space
+        self.user = space.user
+        self.api = space.user.sdk.block_storage
+
+    def volume(self, size: int = 1, **spec: typing.Any) -> str:
+        """Make a volume, which goes when the servers have; returns its id."""
+        made = self.api.create_volume(size=size, name=self.space.name('volume'), **spec)
+        self.space.finally_do(self.delete, made.id)
+        self.until(made.id, 'available')
+        return str(made.id)
+
+    def delete(self, volume_id: str) -> None:
+        """Delete a volume, and wait for it."""
+        self.api.delete_volume(volume_id)
+        self.until(volume_id, 'gone')
+
+    def status(self, volume_id: str) -> str:
+        try:
+            return str(self.api.get_volume(volume_id).status)
+        except openstack.exceptions.NotFoundException:
+            return 'gone'
+
+    def until(self, volume_id: str, status: str) -> None:
+        wait_until(
+            f'volume {volume_id} {status}',
+            lambda: self.status(volume_id) == status,
+            timeout=60,
+            interval=0.3,
+            explain=lambda: self.status(volume_id),
+        )
+
+    def attach(self, server: str, volume_id: str, **spec: typing.Any) -> None:
+        self.user.compute.create_volume_attachment(server, volume_id=volume_id, **spec)
+        self.until(volume_id, 'in-use')
+
+    def ask_detach(self, server: str, volume_id: str) -> None:
+        self.user.compute.delete_volume_attachment(server, volume_id)
+
+    def detach(self, server: str, volume_id: str) -> None:
+        self.ask_detach(server, volume_id)
+        self.until(volume_id, 'available')
+        wait_until(
+            'Nova has forgotten it', lambda: volume_id not in self.devices(server), timeout=30
+        )
+
+    def devices(self, server: str) -> dict[str, str]:
+        """Return the names of a server's volumes in Nova, by their ids."""
+        return {one.volume_id: one.device for one in self.user.compute.volume_attachments(server)}
+
+    def file(self, volume_id: str) -> pathlib.Path:
+        """Return where Cinder keeps a volume."""
+        return pathlib.Path(settings.load()['STATE'], 'cinder/share', f'volume-{volume_id}')
+
+    def reason(self, server: str, action: str) -> str:
+        """Return what Nova says of the last failed action of this name."""
+        found = [
+            event.details or ''
+            for one in self.user.compute.server_actions(server)
+            if one.action == action
+            for event in self.space.admin.compute.get_server_action(one.request_id, server).events
+        ]
+        fault = self.user.compute.get_server(server).fault
+        return ' '.join(map(str, [*found, fault]))
+
+
+def path(volume_id: str) -> str:
+    """Return where containers find a volume."""
+    return f'/volumes/{volume_id}'
+
+
+def disk(source: str, uuid: str | None = None, **spec: typing.Any) -> dict[str, typing.Any]:
+    """Return what Nova takes for a volume of a new server, which is not to boot from it."""
+    asked = {'source_type': source, 'destination_type': 'volume', 'boot_index': -1, **spec}
+    return asked | ({'uuid': uuid} if uuid else {})
+
+
+def root(space: Workspace) -> dict[str, typing.Any]:
+    """Return what Nova takes for what a sandbox starts from, beside its volumes."""
+    image = space.user.image.find_image('kubernetes/pause', ignore_missing=False)
+    return {
+        'source_type': 'image',
+        'destination_type': 'local',
+        'uuid': image.id,
+        'boot_index': 0,
+        'delete_on_termination': True,
+    }
+
+
+def file_system(file: pathlib.Path, directory: pathlib.Path, size: int | None = None) -> None:
+    """Make an ext4 file system in a file, with what is in a directory.
+
+    :param size: in MiB, of a file that is to be made; that of the file by default
+    """
+    command = ['mkfs.ext4', '-q', '-F', '-d', directory, file, *([f'{size}M'] if size else [])]
+    subprocess.run(command, check=True, timeout=60, env={'PATH': '/usr/sbin:/sbin:/usr/bin:/bin'})
