@@ -160,8 +160,9 @@ class Storage(Plugging):
         """
         asked = functools.cache(lambda: _properties(context, request.id))
         if read_only is None and not request.read_only:
-            # To a tenant Cinder calls the connection of each volume one that may be written to:
-            # it looks for the volume's flag with his rights, by which it finds none.
+            # Cinder looks for the volume's flag with the rights of who attaches it. To a tenant
+            # it calls the connection writable unless its own driver, as that of NFS, has read
+            # the flag before with more.
             read_only = asked().get('readonly') == 'True'
         if read_only:
             request.data['access_mode'] = 'ro'

@@ -150,7 +150,7 @@ class VolumeTestCase(VolumeCase):
         self.eventually(self.assert_free)
 
     def test_one_that_nobody_may_write_to(self):
-        """Its flag alone says so: the connection that Cinder tells a tenant is writable."""
+        """Its flag alone says so, as with most of Cinder's drivers: the connection is writable."""
         self.storage.contents[self.volume] = Content('ext4')
         shown = {'volume_metadata': {'readonly': 'True'}}
         self.cinder.volumes[self.volume] = dict(

@@ -127,7 +127,7 @@ def test_a_volume_that_a_sandbox_cannot_have(
 
 
 def test_one_that_cinder_lets_nobody_write_to(zun, machine, cinder, monkeypatch):
-    """To a tenant Cinder calls its connection writable all the same."""
+    """With most drivers Cinder calls its connection writable to a tenant all the same."""
     machine.storage.contents[ONE] = Content('ext4')
     cinder[ONE] = {'readonly': 'True'}
     disk = mapping(ONE, access_mode='rw')
