@@ -134,8 +134,9 @@ class ConformanceTestCase(test_virt_drivers._VirtDriverTestCase, test.TestCase):
         accept_sqlalchemy()
         found = self.useFixture(outside.Outside('myhostname'))
         found.configure(self)
-        # Cinder is not there to say what a blank volume shall have.
         found.storage.contents.default_factory = lambda: Content('ext4')
+        # Cinder is not there to say how its volumes are to be used.
+        self.stub_out('nova.volume.cinder.API.get', lambda *_: {'volume_metadata': {}})
         # Where nova's decorator swallows a NotImplementedError it logs it, and nothing else.
         self.stub_out(f'{test_virt_drivers.__name__}.LOG.error', self.not_implemented)
         if self._testMethodName != 'test_init_host':
