@@ -121,16 +121,16 @@ SANDBOX_OPTS = [
         'nova_cache_seconds',
         default=10,
         min=0,
-        help="Seconds for which Nova's answer to a user's question about the flavors or the "
-        'sandbox image is believed.',
+        help="Seconds for which Nova's answer to a user's question about the flavors, the "
+        'sandbox image, or a server by its name or on another host is believed.',
     ),
     cfg.IntOpt(
         'server_cache_seconds',
         default=60,
         min=0,
-        help="Seconds for which Nova's answer to a user's question about a sandbox of this host "
-        'is believed, and so the most that a lock of the server may take to keep new containers '
-        'out. That it stopped, started or was deleted is known at once.',
+        help="Seconds for which Nova's answer to a user's question about a sandbox of this "
+        'host, named by its id, is believed, and so the most that a lock of the server may take '
+        'to keep new containers out. That it stopped or was deleted is known at once.',
     ),
     cfg.FloatOpt('nova_timeout', default=60, min=1, help='Seconds to wait for Nova to answer.'),
     cfg.IntOpt(

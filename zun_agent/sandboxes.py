@@ -62,7 +62,8 @@ class Sandboxes:
         self._local = local
         self._cloud = cloud or OpenStack(conf)
         self._cache = Cache(conf.sandbox.nova_cache_seconds)
-        self._servers = Cache(conf.sandbox.server_cache_seconds)
+        self._elsewhere = Cache(conf.sandbox.nova_cache_seconds)
+        self._here = Cache(conf.sandbox.server_cache_seconds)
 
     # In the user's name
 
@@ -122,22 +123,27 @@ class Sandboxes:
         :raises errors.SandboxNotUsable: it is a virtual machine
         """
         key = (ident, context.project_id)
-        server = self._servers.get(key, lambda: self._usable(context, ident))
+        # A name may come to be another server's, and of one elsewhere nothing here tells the end.
+        here = servers.is_uuid(ident) and self._local.directory(ident).exists()
+        cache = self._here if here else self._elsewhere
+        server = cache.get(key, lambda: self._usable(context, ident))
         record = self._record(server.id)
         if record is None and server.is_here:  # it was, some seconds ago
-            self._servers.drop(key)
-            server = self._servers.get(key, lambda: self._usable(context, ident))
+            cache.drop(key)
+            server = cache.get(key, lambda: self._usable(context, ident))
             record = self._record(server.id)
         if record is not None:
-            _check_local(server, record)
-        else:
-            self._servers.drop(key)  # nothing here would tell that it stops, or is deleted
+            try:
+                _check_local(server, record)
+            except errors.SandboxConflict:
+                cache.drop(key)
+                raise
         return server
 
     def limits(self, server: Server) -> contract.Limits:
         """Return what all containers of this sandbox may use together."""
         record = self._record(server.id)
-        return record.limits if record is not None else _limits(server)
+        return record.limits if record is not None else servers.limits(server)
 
     # With the agent's own credentials
 
@@ -166,7 +172,7 @@ class Sandboxes:
         server = self.server(server_id)
         if server is None:
             raise errors.SandboxNotFound(f'Sandbox {server_id} could not be found.')
-        return _limits(server)
+        return servers.limits(server)
 
     def server_host(self, server_id: str) -> str | None:
         """Return the host on which Nova has the server; None for none, or no server.
@@ -391,10 +397,3 @@ def _check_local(server: Server, record: contract.Sandbox) -> None:
         raise errors.SandboxConflict(
             f'Sandbox {server.name} takes no container: it is being rescued.'
         )
-
-
-def _limits(server: Server) -> contract.Limits:
-    flavor = server.flavor
-    return contract.Limits(
-        cpus=flavor.vcpus, memory_mb=flavor.memory, pids=None, disk_gb=flavor.disk
-    )

@@ -9,6 +9,7 @@ import uuid
 from zun_agent import errors
 from zun_agent.flavors import Flavor, flavor_of
 from zun_agent.openstack import Client, Json
+from zun_virt import sandbox as contract
 
 # 2.61: a flavor's extra specs in the listing; 2.47: the flavor's content in a server.
 READ_VERSION = '2.61'
@@ -90,6 +91,14 @@ def read(found: Json) -> Server:
 def exactly(name: str) -> str:
     """Return a regular expression for this name, as Nova's listing takes it."""
     return '^' + re.sub(r'([.^$*+?{}\[\]\\|()])', r'\\\1', name) + '$'
+
+
+def limits(server: Server) -> contract.Limits:
+    """Return what the server's flavor lets all containers in it use together."""
+    flavor = server.flavor
+    return contract.Limits(
+        cpus=flavor.vcpus, memory_mb=flavor.memory, pids=None, disk_gb=flavor.disk
+    )
 
 
 def is_uuid(text: str) -> bool:

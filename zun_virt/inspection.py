@@ -64,8 +64,8 @@ class Inspection:
         server by `get_info`, which this one look at Docker answers, too.
         """
         at, found = time.monotonic(), self._host.sandboxes()
-        self._counted_at = at
         self._counted = {container.sandbox_id: container for container in found}
+        self._counted_at = at
         return len(found)
 
     @in_novas_words

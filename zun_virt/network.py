@@ -6,6 +6,7 @@ Planning is pure; `Network` carries a plan out, with os-vif for the host's side.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import ipaddress
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -285,7 +286,9 @@ def _unplug(port: typing.Any, owner: typing.Any) -> None:
     try:
         os_vif.unplug(port, owner)
     except os_vif.exception.UnplugException as error:
-        if not isinstance(error.__context__, os_vif.exception.NetworkInterfaceNotFound):
+        cause = error.__context__
+        gone = isinstance(cause, os_vif.exception.NetworkInterfaceNotFound)
+        if not gone and getattr(cause, 'code', None) != errno.ENODEV:  # of netlink
             raise
         os_vif.unplug(port, owner)
 

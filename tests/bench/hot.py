@@ -11,7 +11,7 @@ from collections.abc import Callable
 from tests.bench.lab import POLL, Lab
 from tests.bench.measure import Row, median
 from tests.cloud import host
-from tests.cloud.test_volumes import Storage, path
+from tests.cloud.storage import Storage, path
 from tests.cloud.waiting import wait_until
 
 _CIDR, _ADDRESS = '10.42.0.0/24', '10.42.0.77'

@@ -98,7 +98,7 @@ def agent_answers() -> bool:
     """Whether the agent serves requests."""
     try:
         answer = requests.get(settings.load().endpoint('AGENT') + '/', timeout=5)
-    except requests.ConnectionError:
+    except (requests.ConnectionError, requests.Timeout):
         return False
     return answer.status_code == 200
 

@@ -75,7 +75,7 @@ class Moved:
         wait_until(
             f'nothing left on {host.name}',
             lambda: not left(),
-            timeout=30,
+            timeout=60,  # it may be left to the search for orphans
             explain=lambda: f'{left()}\n{truth.tail(_log(host), 40)}',
         )
 

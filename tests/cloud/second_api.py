@@ -51,5 +51,5 @@ def running(directory: pathlib.Path, options: str) -> Iterator[str]:
 def _answers(url: str) -> bool:
     try:
         return requests.get(f'{url}/', timeout=10).status_code < 400
-    except requests.ConnectionError:
+    except (requests.ConnectionError, requests.Timeout):
         return False

@@ -21,6 +21,7 @@ from zun_virt import sandbox as contract
 pytestmark = pytest.mark.two_hosts
 
 FIRST, SECOND = hosts.first(), hosts.second()
+HOST = ('host-2', 'ovsdb-2', 'vswitchd-2', 'containerd-2', 'dockerd-2')
 SERVICES = ('nova-compute-2', 'zun-agent-2')
 
 
@@ -37,9 +38,10 @@ def cut_power() -> None:
     def processes() -> set[int]:
         found = set()
         for group in pathlib.Path('/sys/fs/cgroup').glob(f'*/{SECOND.groups}'):
-            for file in group.rglob('cgroup.procs'):
+            for directory, _, _ in os.walk(group):
                 with contextlib.suppress(OSError):  # the group went with its last process
-                    found |= {int(pid) for pid in file.read_text().split()}
+                    told = pathlib.Path(directory, 'cgroup.procs').read_text()
+                    found |= {int(pid) for pid in told.split()}
         return {pid for pid in found if faults.exists(pid)}
 
     def dead() -> bool:
@@ -54,7 +56,7 @@ def cut_power() -> None:
 
 def come_back(admin: User) -> None:
     """Start what does not run of the second host, and let Nova use it again."""
-    if not faults.runs('host-2'):
+    if not all(map(faults.runs, HOST)):
         settings.allinone('restart', 'host-2')
     lost = [service for service in SERVICES if not faults.runs(service)]
     if lost:

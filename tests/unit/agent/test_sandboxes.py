@@ -672,3 +672,25 @@ def test_the_cache_keeps_no_failure():
     with pytest.raises(errors.NotFound):
         cache.get(('k', 'p'), ask)
     assert cache.get(('k', 'p'), ask) == 'there'
+
+
+def test_nova_is_asked_once_about_a_sandbox_of_this_host_that_is_named_by_its_id(cloud, local):
+    sandboxes = Sandboxes(cloud.conf(sandbox__nova_cache_seconds=0), local)
+    here, elsewhere = cloud.server(), cloud.server(name='other')
+    write(local, record(here))
+    by_id = '/v2.1/servers/' + here['id']
+    for ident, path, questions in (
+        (here['id'], by_id, 1),
+        ('mybox', '/v2.1/servers/detail', 3),
+        (elsewhere['id'], '/v2.1/servers/' + elsewhere['id'], 3),
+    ):
+        for _ in range(3):
+            sandboxes.resolve(cloud.context(), ident)
+        assert len(cloud.asked('GET', path)) == questions
+    # What it was when Nova was asked is believed no more when the record has contradicted it.
+    write(local, record(here, state=contract.State.STOPPED))
+    with pytest.raises(errors.SandboxConflict):
+        sandboxes.resolve(cloud.context(), here['id'])
+    write(local, record(here))
+    sandboxes.resolve(cloud.context(), here['id'])
+    assert len(cloud.asked('GET', by_id)) == 2

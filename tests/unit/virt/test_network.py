@@ -1,6 +1,9 @@
 """Plans for interfaces, from nova's model of the ports."""
 
+import errno
+
 import os_vif.exception
+import pyroute2
 import pytest
 from nova import exception
 from nova.network import model
@@ -146,10 +149,17 @@ def test_unplugging_goes_on_after_a_failure(machine):
     assert list(machine.switch.ports) == [vifs[0]['devname']]
 
 
-def test_a_device_that_goes_by_itself_is_no_failure_to_unplug_it(machine):
+@pytest.mark.parametrize(
+    'failure',
+    [
+        os_vif.exception.NetworkInterfaceNotFound(interface='tap1'),
+        pyroute2.NetlinkError(errno.ENODEV, 'No such device'),
+    ],
+)
+def test_a_device_that_goes_by_itself_is_no_failure_to_unplug_it(machine, failure):
     wiring = network.Network()
     vif = make_vif()
     wiring.plug(make_instance(), [vif], 1000, fresh=True)
-    machine.switch.fail(os_vif.exception.NetworkInterfaceNotFound(interface=vif['devname']))
+    machine.switch.fail(failure)
     wiring.unplug(make_instance(), [vif])
     assert machine.switch.ports == {}
