@@ -133,16 +133,29 @@ def restart_compute(admin: User) -> None:
     )
 
 
-def docker_answers() -> bool:
-    """Whether the engine serves requests; Docker's own library leaks a socket when it does not."""
+def _ask_docker(path: str) -> bytes:
+    """Return the engine's whole answer, empty when it gives none.
+
+    Docker's own library leaks a socket then.
+    """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(5)
         try:
             connection.connect('/var/run/docker.sock')
-            connection.sendall(b'GET /_ping HTTP/1.0\r\n\r\n')
-            return b' 200 ' in connection.recv(64)
+            connection.sendall(f'GET {path} HTTP/1.0\r\n\r\n'.encode())
+            return b''.join(iter(lambda: connection.recv(65536), b''))
         except OSError:
-            return False
+            return b''
+
+
+def docker_answers() -> bool:
+    """Whether the engine serves requests."""
+    return b' 200 ' in _ask_docker('/_ping')[:64]
+
+
+def docker_has_containerd() -> bool:
+    """Whether the engine has found containerd again, which takes it up to a second or two."""
+    return b'"Name":"containerd"' in _ask_docker('/version')
 
 
 def containerd_answers() -> bool:
@@ -178,6 +191,8 @@ def restart_containerd() -> None:
     """Start it again, in the way in which it was, and wait until it answers."""
     _restart_engine('containerd')
     wait_until('containerd answers', containerd_answers, timeout=ANSWER)
+    if docker_answers():
+        wait_until('Docker has containerd', docker_has_containerd, timeout=ANSWER)
 
 
 def _kill_engine(name: str) -> None:
