@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 import re
 from collections.abc import Iterator
@@ -87,7 +86,6 @@ def _cores_of(container_id: str) -> str:
     return found[1]
 
 
-@pytest.mark.skipif(os.cpu_count() != 2, reason='is about a machine of two cores')
 @pytest.mark.usefixtures('dedicated')
 def test_a_core_of_ones_own(admin: User, space: Workspace, own_core: str) -> None:
     def inventory() -> dict[str, int]:
