@@ -1,5 +1,6 @@
 """The samples that operators copy say what the code says."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -29,6 +30,7 @@ def test_the_sample_is_current(name, tmp_path):
     done = subprocess.run(
         [command, *arguments, f'--output-file={made}'],
         cwd=ROOT,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},  # what is installed may be older
         capture_output=True,
         text=True,
         timeout=60,
