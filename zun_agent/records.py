@@ -14,8 +14,29 @@ Containers: typing.TypeAlias = list[Container]
 
 _COLUMNS = tuple(Container.__table__.columns.keys())
 
-_BLIND = {'synchronize_session': False}
-"""For statements in sessions that hold no object which they could change."""
+# The statements of every container's start, made once: to put them together anew each time
+# would take longer than to carry them out.
+_CONTAINER_TABLE = typing.cast(sa.Table, Container.__table__)
+_ACTION_TABLE = typing.cast(sa.Table, Action.__table__)
+_CONTAINERS, _ACTIONS = _CONTAINER_TABLE.c, _ACTION_TABLE.c
+
+_OWNERS = (
+    sa.select(_CONTAINERS.uuid, _CONTAINERS.desired, _CONTAINERS.name)
+    .where(_CONTAINERS.sandbox_id == sa.bindparam('sandbox'), _CONTAINERS.owns_sandbox)
+    .with_for_update()
+)
+
+_CHANGE = sa.update(_CONTAINER_TABLE).where(
+    _CONTAINERS.uuid == sa.bindparam('known_uuid'),
+    _CONTAINERS.generation == sa.bindparam('known_generation'),
+    _CONTAINERS.host.is_not_distinct_from(sa.bindparam('known_host')),
+)
+
+_END_ALL_ACTIONS = sa.update(_ACTION_TABLE).where(
+    _ACTIONS.container_uuid == sa.bindparam('container'), _ACTIONS.finish_time.is_(None)
+)
+
+_END_ACTIONS = _END_ALL_ACTIONS.where(_ACTIONS.generation <= sa.bindparam('last'))
 
 
 def get(session: Session, uuid: str, *, lock: bool = False) -> Container | None:
@@ -58,10 +79,8 @@ def join(session: Session, container: Container) -> None:
 
     :raises errors.SandboxConflict: it is about to go
     """
-    query = sa.select(Container.uuid, Container.desired, Container.name).where(
-        Container.sandbox_id == container.sandbox_id, Container.owns_sandbox
-    )
-    for uuid, desired, name in session.execute(query.with_for_update()):
+    owners = session.connection().execute(_OWNERS, {'sandbox': container.sandbox_id})
+    for uuid, desired, name in owners:
         if desired == Desired.DELETED and uuid == container.sandbox_id:
             raise errors.SandboxConflict(
                 f'Sandbox {container.sandbox_id} takes no container: it is being deleted '
@@ -91,7 +110,6 @@ def finish(session: Session, container: Container, generation: int, message: str
         container.operation = None
     if news:
         container.observed_generation = generation
-        # Last: it has the container's own UPDATE sent, which shall be one.
         end_actions(session, container.uuid, generation, message)
 
 
@@ -109,24 +127,21 @@ def change(
         values |= {
             'observed_generation': known.generation, 'task_state': None, 'operation': None
         }  # fmt: skip
-    query = sa.update(Container).where(
-        Container.uuid == known.uuid,
-        Container.generation == known.generation,
-        Container.host == known.host,
-    )
-    outcome = session.execute(query.values(values), execution_options=_BLIND)
-    if not rows(outcome):
+    which = {
+        'known_uuid': known.uuid, 'known_generation': known.generation, 'known_host': known.host
+    }  # fmt: skip
+    if not rows(session.connection().execute(_CHANGE, values | which)):
         return None
     return Container(**{name: getattr(known, name) for name in _COLUMNS} | values)
 
 
 def end_actions(session: Session, uuid: str, generation: int | None, message: str | None) -> None:
     """End the actions up to this generation, or all of them, unless they have ended."""
-    query = sa.update(Action).where(Action.container_uuid == uuid, Action.finish_time.is_(None))
-    if generation is not None:
-        query = query.where(Action.generation <= generation)
-    query = query.values(finish_time=now(), message=message)
-    session.execute(query, execution_options=_BLIND)
+    values = {'container': uuid, 'finish_time': now(), 'message': message}
+    if generation is None:
+        session.connection().execute(_END_ALL_ACTIONS, values)
+    else:
+        session.connection().execute(_END_ACTIONS, values | {'last': generation})
 
 
 def rows(outcome: sa.Result[typing.Any]) -> int:
