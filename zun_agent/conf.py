@@ -146,7 +146,7 @@ RECONCILER_OPTS = [
         'workers',
         default=0,
         min=0,
-        help='Containers that are worked on at one time; 0 stands for four times the processors, '
+        help='Containers that are worked on at one time; 0 stands for eight times the processors, '
         'which keeps Docker busy.',
     ),
     cfg.FloatOpt(

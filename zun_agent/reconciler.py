@@ -81,7 +81,7 @@ class Reconciler:
         self._views = Views(conf.host, sandbox_store, self._claims, runtime, locks)
         self._journal = Journal(conf.host, store, self._claims, self._fetcher.forget)
         self._converger = self._steps()
-        workers = conf.reconciler.workers or 4 * (os.cpu_count() or 1)
+        workers = conf.reconciler.workers or 8 * (os.cpu_count() or 1)
         self._containers = WorkQueue('container', self.converge, workers)
         self._boxes = WorkQueue('sandbox', self._claims.look, SANDBOX_WORKERS)
         self._docker_watch = DockerWatch(runtime, self._heard, self._connected)
