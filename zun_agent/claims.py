@@ -95,7 +95,9 @@ class Claims:
             return None
         # Those that wait for it fetch their images meanwhile.
         if not self.holds(record):
-            self._wake_all(sandbox_id)
+            waited_for = self._wake_all(sandbox_id)
+            if not waited_for and record.state == State.BUILDING:
+                return None  # Nova and Neutron have enough to do for it: it is claimed when ready
             if not self._claim(record):
                 return RETRY_STOPPED if record.state == State.STOPPED else RETRY
         elif record.pause is not None:

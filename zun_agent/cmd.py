@@ -80,7 +80,7 @@ class Agent:
             self.runtime,
             self.sandboxes,
             drivers,
-            self.reconciler.wake_with,
+            self.reconciler.accept,
             host=conf.host,
         )
 

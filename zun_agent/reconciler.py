@@ -139,6 +139,16 @@ class Reconciler:
         """Have a container looked at now."""
         self._containers.add(container_uuid)
 
+    def accept(self, container: Container, since: float) -> None:
+        """Have a container looked at that was just asked for, and its sandbox claimed.
+
+        :param since: as for `wake_with`
+        """
+        sandbox_id = container.sandbox_id
+        if container.host is None and sandbox_id and self._local.directory(sandbox_id).is_dir():
+            self.wake_sandbox(sandbox_id)
+        self.wake_with(container, since)
+
     def wake_with(self, container: Container, since: float) -> None:
         """Have a container looked at now, of which this is the record.
 

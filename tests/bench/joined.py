@@ -39,7 +39,7 @@ def start(rows: list[Row], lab: Lab, *, n: int = 20) -> None:
     )
 
 
-def many(rows: list[Row], lab: Lab, *, n: int = 3) -> None:
+def many(rows: list[Row], lab: Lab, *, n: int = 9) -> None:
     """(c) Many at once, until the API says Running of all."""
     records = lab.sandboxes(SANDBOXES)
 

@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import functools
 import threading
+import time
 import typing
 from collections.abc import Callable, Iterator
 
@@ -148,11 +149,13 @@ class Lab:
         )
         return self._stack.enter_context(contextlib.closing(connection))
 
-    def until_running(self, *containers: str, timeout: float = users.START) -> None:
+    def until_running(self, *containers: str, timeout: float = users.START) -> float:
         """Wait until the API calls containers Running.
 
         It is asked once the store has it so: asked all the time, it would need the
         processors for its answers, and what is measured would take longer.
+
+        :returns: when the store had it so, in seconds since 1970
         """
         marks = ','.join(['%s'] * len(containers))
         statement = f'select status from zun.containers where uuid in ({marks})'
@@ -164,6 +167,7 @@ class Lab:
         # Of many the last counts, which comes late enough to be asked for less often.
         interval = POLL if len(containers) == 1 else 4 * POLL
         wait_until('containers Running', arrived, timeout=timeout, interval=interval)
+        known = time.time()
         if len(containers) == 1:
             shown = [self.request('AGENT', 'GET', f'/v1/containers/{containers[0]}')]
         else:
@@ -171,6 +175,7 @@ class Lab:
             shown = [listed[one] for one in containers]
         for one in shown:
             assert one['status'] == 'Running', f'{one["uuid"]}: {one["status_reason"]}'
+        return known
 
     def sandboxes(self, count: int) -> list[sandbox.Sandbox]:
         """Return the records of so many sandboxes that are ready, made for all benchmarks."""

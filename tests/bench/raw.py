@@ -26,6 +26,15 @@ class Engine:
 
     def run(self, image: str, **settings: typing.Any) -> str:
         """Create and start a container; returns its id."""
+        made = self._create(image, **settings)
+        self.start(made)
+        return made
+
+    def start(self, container: str) -> None:
+        """Start a container that was created."""
+        self.api.start(container)
+
+    def _create(self, image: str, **settings: typing.Any) -> str:
         config = self.api.create_host_config(**settings.pop('host', {}))
         made: str = self.api.create_container(
             image,
@@ -34,7 +43,6 @@ class Engine:
             labels=self._labels,
             **settings,
         )['Id']
-        self.api.start(made)
         return made
 
     def pause(self, image: str) -> str:
@@ -43,9 +51,15 @@ class Engine:
 
     def joined(self, record: sandbox.Sandbox) -> str:
         """Run a container that joins a sandbox as the agent's do."""
+        made = self.create_joined(record)
+        self.start(made)
+        return made
+
+    def create_joined(self, record: sandbox.Sandbox) -> str:
+        """Create such a container, to be started later."""
         assert record.pause
         other = f'container:{record.pause.id}'
-        return self.run(
+        return self._create(
             IMAGE,
             command=COMMAND,
             host={

@@ -275,7 +275,10 @@ class World:
             'labels': {}, 'hints': {}, 'restart_policy': {}, 'tty': False, 'interactive': False,
             'auto_remove': False, 'owns_sandbox': False,
         } | fields  # fmt: skip
-        return self.store.add_container(Container(**known), action('run')).uuid
+        stored = self.store.add_container(Container(**known), action('run'))
+        if stored.host is None and self.local.directory(box.instance_id).is_dir():
+            self.look(box.instance_id)
+        return stored.uuid
 
     def request(self, container, name, **changes):
         known = {

@@ -716,6 +716,24 @@ class TestSandbox:
         world.look(box.instance_id)
         assert world.settle(uuid).status == Status.RUNNING
 
+    def test_what_nobody_waits_for_is_claimed_when_it_is_ready(self, world):
+        box = world.box(State.BUILDING)
+        assert world.store.claim(box.instance_id) is None
+        world.write(box, state=State.READY)
+        assert world.store.claim(box.instance_id).host == HOST
+
+    def test_a_container_that_comes_meanwhile_has_its_sandbox_claimed(self, world, monkeypatch):
+        box = world.box(State.BUILDING)
+        looked = []
+        monkeypatch.setattr(world.agent, 'wake_sandbox', looked.append)
+        stored = world.store.container(world.container(box))
+        stored.host = None
+        world.agent.accept(stored, time.monotonic())
+        assert looked == [box.instance_id]
+        stored.sandbox_id = str(uuid.uuid4())  # is not on this host
+        world.agent.accept(stored, time.monotonic())
+        assert looked == [box.instance_id]
+
     def test_a_claim_is_kept_without_nova(self, world, box, running):
         world.sandboxes.away = True
         world.restart_agent()
