@@ -131,9 +131,9 @@ class Database:
 def _engine(url: sa.URL, isolation_level: str = 'READ COMMITTED') -> sa.Engine:
     backend = url.get_backend_name()
     options: dict[str, typing.Any] = {
-        # A connection beyond them is made anew each time: twenty requests at once keep theirs.
-        'pool_size': 20,
-        'max_overflow': 44 if backend == 'sqlite' else 12,
+        # A connection beyond them is made anew each time: a burst of requests keeps its own.
+        'pool_size': 16,
+        'max_overflow': 48 if backend == 'sqlite' else 16,
         'pool_timeout': 30,
         'json_deserializer': _read_json,
         # A session ends its transaction itself; a second ROLLBACK would be a round trip.
