@@ -18,7 +18,7 @@ import fixtures
 import os_vif.exception
 from nova import conf
 
-from tests.unit.virt import fakes
+from tests.unit.virt import fake_docker, fakes
 from zun_virt import cores, privsep, sandbox
 
 CONF = conf.CONF
@@ -31,7 +31,7 @@ _HOSTS = {}
 _thread = threading.local()
 
 
-class Engine(fakes.FakeDocker):
+class Engine(fake_docker.FakeDocker):
     """An engine that leaves a note of whose it is in the thread that calls it."""
 
     def _call(self, name, *args):
@@ -224,10 +224,14 @@ class Outside(fixtures.Fixture):
         :param of: the instance uuid of the only sandbox that meets it
         """
         target, name, error = {
-            'create': (self.docker, 'create_container_from_config', fakes.api_error(500, text)),
-            'start': (self.docker, 'start', fakes.api_error(500, text)),
-            'commit': (self.docker, 'commit', fakes.api_error(500, text)),
-            'remove': (self.docker, 'remove_container', fakes.api_error(500, text)),
+            'create': (
+                self.docker,
+                'create_container_from_config',
+                fake_docker.api_error(500, text),
+            ),
+            'start': (self.docker, 'start', fake_docker.api_error(500, text)),
+            'commit': (self.docker, 'commit', fake_docker.api_error(500, text)),
+            'remove': (self.docker, 'remove_container', fake_docker.api_error(500, text)),
             'cgroup': (self.kernel, 'make_cgroup', OSError(16, text)),
             'plug': (self.kernel, 'plug', privsep.PrivilegedError(text)),
             'ovs': (self.switch, 'plug', os_vif.exception.PlugException(vif='tap', err=text)),

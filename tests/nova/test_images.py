@@ -1,7 +1,7 @@
 """The sandbox's image, taken from Glance."""
 
 from tests.nova import base
-from tests.unit.virt import fakes
+from tests.unit.virt import archives
 from zun_virt import image, sandbox
 
 
@@ -18,7 +18,7 @@ class GlanceTestCase(base.CloudTestCase):
         )
 
     def test_the_archive_is_fetched_once_and_its_tags_are_not_believed(self):
-        glance_image = self.archive(fakes.archive(tags=('alpine:latest',)))
+        glance_image = self.archive(archives.archive(tags=('alpine:latest',)))
         before = set(self.box.docker.images_)
 
         first = self.create(imageRef=glance_image)
@@ -33,7 +33,7 @@ class GlanceTestCase(base.CloudTestCase):
         self.assert_nothing_left()
 
     def test_many_at_once_fetch_it_once(self):
-        glance_image = self.archive(fakes.archive())
+        glance_image = self.archive(archives.archive())
         servers = [self.request(name=f'box{n}', imageRef=glance_image) for n in range(4)]
         for server in servers:
             self.wait_for(server, status='ACTIVE')
@@ -42,7 +42,7 @@ class GlanceTestCase(base.CloudTestCase):
         self.assertEqual(4, len(set(self.box.plugged())))
 
     def test_an_image_is_cached_before_it_is_needed(self):
-        glance_image = self.archive(fakes.archive())
+        glance_image = self.archive(archives.archive())
         aggregate = self.api.post_aggregate({'aggregate': {'name': 'boxes'}})
         self.api.add_host_to_aggregate(aggregate['id'], 'box')
         self.api.api_post(
@@ -61,9 +61,9 @@ class GlanceTestCase(base.CloudTestCase):
         self.assert_refused(self.archive(b'QFI\xfb' + bytes(1000)), 'not an archive of an image')
 
     def test_an_archive_for_another_machine(self):
-        config = fakes.image_config(architecture='s390x')
-        self.assert_refused(self.archive(fakes.archive(config=config)), 's390x')
+        config = archives.image_config(architecture='s390x')
+        self.assert_refused(self.archive(archives.archive(config=config)), 's390x')
 
     def test_an_image_of_a_disk(self):
-        glance_image = self.archive(fakes.archive(), container_format='bare')
+        glance_image = self.archive(archives.archive(), container_format='bare')
         self.assert_refused(glance_image, 'container_format')

@@ -3,7 +3,7 @@
 import functools
 
 from tests.nova import base
-from tests.unit.virt import fakes
+from tests.unit.virt import archives
 from zun_virt import sandbox
 
 State = sandbox.State
@@ -18,7 +18,7 @@ class SnapshotTestCase(base.CloudTestCase):
             'nova.tests.fixtures.GlanceFixture.update', functools.partialmethod(store, self)
         )
         self.image = self.add_image(
-            'pause', 'docker', base.SANDBOX_TRAIT, data=fakes.archive(), checksum='1'
+            'pause', 'docker', base.SANDBOX_TRAIT, data=archives.archive(), checksum='1'
         )
         self.server = self.create()
         self.mine = self.box.add_user_container(self.server['id'])

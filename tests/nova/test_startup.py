@@ -6,7 +6,7 @@ from nova import context, exception
 from nova.compute import power_state
 
 from tests.nova import base
-from tests.unit.virt import fakes
+from tests.unit.virt import fake_docker
 from zun_virt import sandbox
 
 
@@ -199,7 +199,9 @@ class PowerTestCase(base.CloudTestCase):
 
     def test_a_stop_that_failed_leaves_it_running(self):
         server = self.create()
-        with mock.patch.object(self.box.docker, 'stop', side_effect=fakes.api_error(500, 'no')):
+        with mock.patch.object(
+            self.box.docker, 'stop', side_effect=fake_docker.api_error(500, 'no')
+        ):
             self.act(server, **{'os-stop': None})
             self.failure(server, 'stop', 'compute_stop_instance')
         self.assertEqual(sandbox.State.STOPPING, self.record(server).state)

@@ -7,7 +7,7 @@ import pytest
 from nova import conf, objects
 from nova.network import model
 
-from tests.unit.virt import fakes
+from tests.unit.virt import archives, fakes
 from zun_virt import driver, ports
 
 CONF = conf.CONF
@@ -132,7 +132,7 @@ def zun(machine, virtapi, monkeypatch):
         CONF.set_override(name, value, group='zun_virt')
     monkeypatch.setattr(driver.glance, 'API', lambda: machine.glance)
     monkeypatch.setattr(ports, 'Ports', lambda host: machine.ports)
-    machine.glance.data[make_image().id] = fakes.archive()
+    machine.glance.data[make_image().id] = archives.archive()
     found = driver.ZunDriver(virtapi)
     found.init_host('host1')
     yield found

@@ -5,7 +5,7 @@ import time
 import pytest
 from nova import conf, exception
 
-from tests.unit.virt import fakes
+from tests.unit.virt import fake_docker
 from tests.unit.virt.conftest import make_image, make_instance
 from zun_virt import image
 
@@ -83,6 +83,6 @@ def test_none_is_removed_where_the_operator_says_so(zun, machine, now):
 
 def test_docker_that_does_not_answer_is_asked_again(zun, machine, now):
     zun.cache_image(None, make_image().id)
-    machine.docker.fail('images', fakes.api_error(500, 'busy'))
+    machine.docker.fail('images', fake_docker.api_error(500, 'busy'))
     zun._age_images()
     assert tags(machine)

@@ -9,7 +9,7 @@ from nova import exception
 from nova.compute import power_state
 from nova.network import model
 
-from tests.unit.virt import fakes
+from tests.unit.virt import fake_docker
 from tests.unit.virt.conftest import CONF, make_image, make_instance, make_subnet, make_vif
 from zun_virt import host, sandbox
 from zun_virt.sandbox import State
@@ -150,10 +150,10 @@ def test_a_sandbox_may_be_made_stopped(zun, machine, vif):
 @pytest.mark.parametrize(
     ('where', 'call', 'error'),
     [
-        ('docker', 'create', fakes.api_error(500, 'no space')),
-        ('docker', 'start', fakes.api_error(500, 'no space')),
+        ('docker', 'create', fake_docker.api_error(500, 'no space')),
+        ('docker', 'start', fake_docker.api_error(500, 'no space')),
         ('docker', 'start', requests.exceptions.ConnectionError('gone')),
-        ('docker', 'load', fakes.api_error(500, 'no space')),
+        ('docker', 'load', fake_docker.api_error(500, 'no space')),
         ('kernel', 'make_cgroup', OSError(16, 'busy')),
         ('kernel', 'plug', OSError(1, 'not permitted')),
         ('switch', None, ValueError('no database')),
@@ -214,7 +214,7 @@ def test_delete_waits_for_a_removal_by_the_agent(zun, machine, vif):
     user = machine.add_container(instance.uuid)
     for _ in range(2):
         busy = f'removal of container {user} is already in progress'
-        machine.docker.fail('remove', fakes.api_error(409, busy))
+        machine.docker.fail('remove', fake_docker.api_error(409, busy))
     zun.destroy(None, instance, [vif])
     assert machine.leftovers() == {}
 
@@ -222,7 +222,9 @@ def test_delete_waits_for_a_removal_by_the_agent(zun, machine, vif):
 def test_delete_does_not_wait_for_ever(zun, machine, vif, monkeypatch):
     instance = spawn(zun, make_instance(), [vif])
     monkeypatch.setattr(host, '_REMOVAL_SECONDS', 0)
-    machine.docker.fail('remove', fakes.api_error(409, 'removal of container x is in progress'))
+    machine.docker.fail(
+        'remove', fake_docker.api_error(409, 'removal of container x is in progress')
+    )
     with pytest.raises(exception.NovaException, match='removal of container'):
         zun.destroy(None, instance, [vif])
     zun.destroy(None, instance, [vif])
@@ -234,7 +236,9 @@ def test_one_that_was_evacuated_may_take_time_to_go(zun, machine, vif, monkeypat
     instance = spawn(zun, make_instance(), [vif])
     instance.host = 'another'
     monkeypatch.setattr(host, '_REMOVAL_SECONDS', 0)
-    machine.docker.fail('remove', fakes.api_error(409, 'removal of container x is in progress'))
+    machine.docker.fail(
+        'remove', fake_docker.api_error(409, 'removal of container x is in progress')
+    )
     zun.destroy(None, instance, [vif])
     assert machine.store.read(instance.uuid) is not None
     zun.destroy(None, instance, [vif])
@@ -246,7 +250,7 @@ def test_thawing_what_the_agent_thawed_or_removed_is_fine(zun, machine, vif):
     name = sandbox.container_name(machine.add_container(instance.uuid))
     zun._host.unpause(name)
     zun._host.unpause('gone')
-    machine.docker.fail('unpause', fakes.api_error(500, 'no space left'))
+    machine.docker.fail('unpause', fake_docker.api_error(500, 'no space left'))
     with pytest.raises(host.HostError, match='no space'):
         zun._host.unpause(name)
 
@@ -370,7 +374,7 @@ def test_a_freeze_that_fails_freezes_nothing(zun, machine, vif):
 
     def fail_for_the_sandbox(name):
         if name == pause(machine, instance)['Id']:
-            raise fakes.api_error(500, 'freezer')
+            raise fake_docker.api_error(500, 'freezer')
         pause_one(name)
 
     machine.docker.pause = fail_for_the_sandbox
@@ -555,7 +559,7 @@ def test_init_host_refuses_what_cannot_work(machine, virtapi):
 
 
 def test_docker_errors_keep_their_words(zun, machine, vif):
-    machine.docker.fail('start', fakes.api_error(500, 'OCI runtime create failed'))
+    machine.docker.fail('start', fake_docker.api_error(500, 'OCI runtime create failed'))
     with pytest.raises(exception.NovaException, match='OCI runtime create failed'):
         spawn(zun, make_instance(), [vif])
-    assert isinstance(fakes.api_error(404, 'x'), docker.errors.NotFound)
+    assert isinstance(fake_docker.api_error(404, 'x'), docker.errors.NotFound)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.unit.virt import fakes
+from tests.unit.virt import fake_docker
 from zun_virt import ends, host
 from zun_virt.ends import Verdict
 
@@ -43,7 +43,7 @@ def test_judge(exit_code, same_boot, witnessed, expected):
         (143, '2026-11-21T08:01:40Z', True),
         (137, '2026-11-21T08:01:30.511931Z', False),
         (0, '2026-11-21T08:01:39.6Z', False),
-        (137, fakes.NEVER, False),
+        (137, fake_docker.NEVER, False),
         (137, '', False),
         (137, 'nonsense', False),
     ],
@@ -71,6 +71,6 @@ def test_all_are_told_to_end_when_docker_shuts_down(pause_code, exit_code, finis
 
 
 def test_nobody_died_with_a_sandbox_that_never_ran():
-    never = container(state='created', finished_at=fakes.NEVER)
-    user = container(exit_code=128, finished_at=fakes.NEVER)
+    never = container(state='created', finished_at=fake_docker.NEVER)
+    user = container(exit_code=128, finished_at=fake_docker.NEVER)
     assert not ends.died_with(user, never)

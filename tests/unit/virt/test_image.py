@@ -9,7 +9,7 @@ import threading
 import pytest
 from nova import exception
 
-from tests.unit.virt import fakes
+from tests.unit.virt import archives
 from tests.unit.virt.conftest import make_image
 from zun_virt import archive, host, image, snapshot
 
@@ -31,7 +31,7 @@ def member(name, kind=tarfile.REGTYPE, link=''):
 
 
 def test_a_new_archive_has_what_is_wanted_and_no_more(tmp_path):
-    files = rewritten(tmp_path, fakes.archive(layers=(b'one', b'two')))
+    files = rewritten(tmp_path, archives.archive(layers=(b'one', b'two')))
     assert set(files) == {'layer0.tar', 'layer1.tar', 'config.json', 'manifest.json'}
     assert (files['layer0.tar'], files['layer1.tar']) == (b'one', b'two')
     assert json.loads(files['manifest.json']) == [
@@ -50,13 +50,13 @@ def test_a_new_archive_has_what_is_wanted_and_no_more(tmp_path):
     ],
 )
 def test_the_image_says_what_runs(tmp_path, run):
-    config = fakes.image_config(config=run | {'ExposedPorts': {'80/tcp': {}}, 'OnBuild': ['x']})
-    files = rewritten(tmp_path, fakes.archive(config=config))
+    config = archives.image_config(config=run | {'ExposedPorts': {'80/tcp': {}}, 'OnBuild': ['x']})
+    files = rewritten(tmp_path, archives.archive(config=config))
     assert json.loads(files['config.json'])['config'] == run
 
 
 def test_a_compressed_archive_is_taken(tmp_path):
-    assert 'config.json' in rewritten(tmp_path, gzip.compress(fakes.archive()))
+    assert 'config.json' in rewritten(tmp_path, gzip.compress(archives.archive()))
 
 
 def test_a_layer_that_occurs_again_as_a_link_is_taken(tmp_path):
@@ -64,8 +64,8 @@ def test_a_layer_that_occurs_again_as_a_link_is_taken(tmp_path):
     manifest = [
         {'Config': 'abc.json', 'RepoTags': None, 'Layers': ['0/layer.tar', 'again/layer.tar']}
     ]
-    data = fakes.archive(
-        config=fakes.image_config(layers),
+    data = archives.archive(
+        config=archives.image_config(layers),
         layers=(b'one',),
         manifest=manifest,
         extra=[member('again/layer.tar', tarfile.SYMTYPE, '../0/layer.tar')],
@@ -105,7 +105,7 @@ def many(count):
     return member('x').tobuf() * count + bytes(1024)
 
 
-GOOD = fakes.archive()
+GOOD = archives.archive()
 
 BAD = {
     'empty': b'',
@@ -118,42 +118,42 @@ BAD = {
     'gzip of garbage': gzip.compress(b'garbage' * 999),
     'truncated gzip': gzip.compress(GOOD)[:200],
     'exported root file system': rootfs_export(),
-    'manifest null': fakes.archive(manifest=None).replace(b'[{"Config"', b'null      ')[:10240],
-    'manifest empty': fakes.archive(manifest=[]),
-    'manifest of two images': fakes.archive(manifest=entry() * 2),
-    'manifest of a string': fakes.archive(manifest=['x']),
-    'no layers': fakes.archive(manifest=entry(Layers=[])),
-    'layers not a list': fakes.archive(manifest=entry(Layers='0/layer.tar')),
-    'layer is a number': fakes.archive(manifest=entry(Layers=[7])),
-    'layer missing': fakes.archive(manifest=entry(Layers=['1/layer.tar'])),
-    'config missing': fakes.archive(manifest=entry(Config='no.json')),
-    'config outside': fakes.archive(manifest=entry(Config='../../../etc/passwd')),
-    'config absolute': fakes.archive(manifest=entry(Config='/etc/passwd')),
-    'config not JSON': fakes.archive(config=b'{'),
-    'config nested without end': fakes.archive(config=b'[' * 200_000),
-    'config a list': fakes.archive(config=b'[]'),
-    'config without layers': fakes.archive(config=fakes.image_config(rootfs=None)),
-    'config of other layers': fakes.archive(config=fakes.image_config((b'a', b'b'))),
-    'digest of another kind': fakes.archive(
-        config=fakes.image_config(rootfs={'diff_ids': ['md5:1']})
+    'manifest null': archives.archive(manifest=None).replace(b'[{"Config"', b'null      ')[:10240],
+    'manifest empty': archives.archive(manifest=[]),
+    'manifest of two images': archives.archive(manifest=entry() * 2),
+    'manifest of a string': archives.archive(manifest=['x']),
+    'no layers': archives.archive(manifest=entry(Layers=[])),
+    'layers not a list': archives.archive(manifest=entry(Layers='0/layer.tar')),
+    'layer is a number': archives.archive(manifest=entry(Layers=[7])),
+    'layer missing': archives.archive(manifest=entry(Layers=['1/layer.tar'])),
+    'config missing': archives.archive(manifest=entry(Config='no.json')),
+    'config outside': archives.archive(manifest=entry(Config='../../../etc/passwd')),
+    'config absolute': archives.archive(manifest=entry(Config='/etc/passwd')),
+    'config not JSON': archives.archive(config=b'{'),
+    'config nested without end': archives.archive(config=b'[' * 200_000),
+    'config a list': archives.archive(config=b'[]'),
+    'config without layers': archives.archive(config=archives.image_config(rootfs=None)),
+    'config of other layers': archives.archive(config=archives.image_config((b'a', b'b'))),
+    'digest of another kind': archives.archive(
+        config=archives.image_config(rootfs={'diff_ids': ['md5:1']})
     ),
-    'windows': fakes.archive(config=fakes.image_config(os='windows')),
-    'arm64': fakes.archive(config=fakes.image_config(architecture='arm64')),
-    'no program': fakes.archive(config=fakes.image_config(config={})),
-    'member outside': fakes.archive(extra=[member('../evil')]),
-    'member absolute': fakes.archive(extra=[member('/etc/evil')]),
-    'device': fakes.archive(extra=[member('dev', tarfile.CHRTYPE)]),
+    'windows': archives.archive(config=archives.image_config(os='windows')),
+    'arm64': archives.archive(config=archives.image_config(architecture='arm64')),
+    'no program': archives.archive(config=archives.image_config(config={})),
+    'member outside': archives.archive(extra=[member('../evil')]),
+    'member absolute': archives.archive(extra=[member('/etc/evil')]),
+    'device': archives.archive(extra=[member('dev', tarfile.CHRTYPE)]),
     'header of a GiB': pax({'comment': 'y'}, size=1 << 30),
     'header of less than nothing': pax({'comment': 'y'}, size=-512),
     'file of less than nothing': pax({'size': '-1024'}),
-    'sparse file': fakes.archive(extra=[member('sparse', tarfile.GNUTYPE_SPARSE)]),
+    'sparse file': archives.archive(extra=[member('sparse', tarfile.GNUTYPE_SPARSE)]),
     'sparse file of a later kind': pax({'GNU.sparse.major': '1', 'GNU.sparse.minor': '0'}),
     'too many members of one name': many(10_001),
-    'hard link': fakes.archive(extra=[member('link', tarfile.LNKTYPE, '/etc/passwd')]),
-    'layer a link to outside': fakes.archive(
+    'hard link': archives.archive(extra=[member('link', tarfile.LNKTYPE, '/etc/passwd')]),
+    'layer a link to outside': archives.archive(
         manifest=entry(Layers=['l']), extra=[member('l', tarfile.SYMTYPE, '/etc/passwd')]
     ),
-    'layer a link to itself': fakes.archive(
+    'layer a link to itself': archives.archive(
         manifest=entry(Layers=['l']), extra=[member('l', tarfile.SYMTYPE, 'l')]
     ),
 }
@@ -169,7 +169,7 @@ def test_a_bad_archive_is_refused_with_a_reason(tmp_path, name):
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(archive, 'MAX_ARCHIVE', 1000)
     with pytest.raises(snapshot.ArchiveError, match='more than'):
-        rewritten(tmp_path, gzip.compress(fakes.archive(layers=(bytes(5000),))))
+        rewritten(tmp_path, gzip.compress(archives.archive(layers=(bytes(5000),))))
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def images(machine, configured=None):
 
 
 def test_an_image_is_fetched_once_for_all_who_want_it(machine):
-    machine.glance.data[make_image().id] = fakes.archive()
+    machine.glance.data[make_image().id] = archives.archive()
     store, found = images(machine), []
     gate = threading.Barrier(8)
 
@@ -225,7 +225,7 @@ def test_an_image_is_fetched_once_for_all_who_want_it(machine):
 
 
 def test_another_content_under_the_same_id_is_fetched(machine):
-    machine.glance.data[make_image().id] = fakes.archive()
+    machine.glance.data[make_image().id] = archives.archive()
     store = images(machine)
     store.ensure(None, make_image(), None)
     store.ensure(None, make_image(checksum='0' * 32), None)

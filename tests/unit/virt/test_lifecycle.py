@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.unit.virt import fakes
+from tests.unit.virt import fake_docker
 from tests.unit.virt.conftest import make_instance
 from zun_virt import cgroup, host, lifecycle, sandbox
 
@@ -70,7 +70,7 @@ def test_while_the_agent_holds_the_sandbox_nothing_is_changed(sandboxes, machine
 
 def test_a_failure_of_one_container_is_told_when_all_were_tried(sandboxes, machine, made):
     ids = [machine.add_container(made.instance_id) for _ in range(3)]
-    machine.docker.fail('stop', fakes.api_error(500, 'no exit event'))
+    machine.docker.fail('stop', fake_docker.api_error(500, 'no exit event'))
     with pytest.raises(host.HostError, match='no exit event'):
         sandboxes.stop(made.instance_id, 0, lambda: None)
     written = machine.store.read(made.instance_id)

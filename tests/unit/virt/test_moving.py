@@ -5,7 +5,7 @@ import types
 import pytest
 from nova import exception, objects
 
-from tests.unit.virt import fakes
+from tests.unit.virt import fake_docker
 from tests.unit.virt.conftest import make_image, make_instance, make_vif
 from zun_virt import cgroup, containers, moving, resizing, sandbox
 from zun_virt.sandbox import State
@@ -124,7 +124,7 @@ def test_what_a_deleted_server_left_here_goes(zun, machine, instance):
 
 
 def test_what_cannot_be_removed_now_is_tried_again(zun, machine, instance):
-    machine.docker.fail('remove', fakes.api_error(500, 'busy'))
+    machine.docker.fail('remove', fake_docker.api_error(500, 'busy'))
     assert zun.delete_instance_files(instance) is False
     assert zun.delete_instance_files(instance) is True
     assert machine.leftovers() == {}
@@ -132,7 +132,7 @@ def test_what_cannot_be_removed_now_is_tried_again(zun, machine, instance):
 
 def test_a_container_that_goes_meanwhile_is_in_nobodys_way(zun, machine, instance):
     machine.add_container(instance.uuid)
-    machine.docker.fail('inspect_container', fakes.api_error(404, 'No such container'))
+    machine.docker.fail('inspect_container', fake_docker.api_error(404, 'No such container'))
     resizing.check_containers(zun._host, instance.uuid, limits(64))
 
 

@@ -7,7 +7,7 @@ import pytest
 from nova import conf, exception
 from nova.compute import power_state
 
-from tests.unit.virt import fakes
+from tests.unit.virt import fake_docker
 from tests.unit.virt.conftest import make_image, make_instance, make_vif
 from zun_virt import events, recovery, sandbox, switch
 from zun_virt.sandbox import State
@@ -140,7 +140,7 @@ def test_one_whose_container_is_lost_is_made_anew(zun, machine, server):
 
 def test_a_start_that_fails_is_tried_again(zun, machine, server, heard):
     before = record(machine, server)
-    machine.docker.fail('start', fakes.api_error(500, 'containerd is away'))
+    machine.docker.fail('start', fake_docker.api_error(500, 'containerd is away'))
     machine.docker.kill(sandbox.sandbox_name(server.uuid))
     until(lambda: record(machine, server).state is State.BUILDING)
     until(lambda: not zun._recovery._at_work)
@@ -163,7 +163,7 @@ def test_one_that_dies_again_and_again_is_given_up(zun, machine, server, heard):
 
 def test_a_stop_that_failed_is_taken_back_since_nova_says_it_runs(zun, machine, server):
     lives = machine.add_container(server.uuid)
-    machine.docker.fail('stop', fakes.api_error(500, 'no exit event'))
+    machine.docker.fail('stop', fake_docker.api_error(500, 'no exit event'))
     with pytest.raises(exception.NovaException):
         zun.power_off(server, 0, 0)
     assert record(machine, server).state is State.STOPPING
@@ -312,7 +312,7 @@ def test_what_another_host_wrote_is_kept(machine, stray, strays):
 
 
 def test_an_orphan_that_cannot_be_removed_is_tried_again(machine, stray, strays):
-    machine.docker.fail('remove', fakes.api_error(500, 'busy'))
+    machine.docker.fail('remove', fake_docker.api_error(500, 'busy'))
     age(strays)
     assert machine.leftovers()
     strays.look_around()

@@ -9,7 +9,7 @@ import pytest
 from nova import exception
 from nova.compute import task_states
 
-from tests.unit.virt import fakes
+from tests.unit.virt import archives, fake_docker
 from tests.unit.virt.conftest import make_image, make_instance, make_vif
 from zun_virt import archive, snapshot
 
@@ -88,7 +88,7 @@ def test_nothing_of_a_failed_snapshot_stays_either(zun, machine, instance):
     add(machine, instance, b'x')
     add(machine, instance, b'y')
     before = dict(machine.docker.images_)
-    machine.docker.fail('save', fakes.api_error(500, 'no space'))
+    machine.docker.fail('save', fake_docker.api_error(500, 'no space'))
     with pytest.raises(exception.NovaException, match='no space'):
         take(zun, instance)
     assert machine.docker.images_ == before
@@ -97,7 +97,7 @@ def test_nothing_of_a_failed_snapshot_stays_either(zun, machine, instance):
 def test_a_container_that_goes_meanwhile_is_left_out(zun, machine, instance):
     for _ in range(2):
         add(machine, instance, b'x')
-    machine.docker.fail('commit', fakes.api_error(404, 'No such container'))
+    machine.docker.fail('commit', fake_docker.api_error(404, 'No such container'))
     take(zun, instance)
     assert (
         len(json.loads(contents(machine.glance.data[SNAPSHOT])[snapshot.CONTENTS])['containers'])
@@ -166,8 +166,8 @@ def test_the_archive_names_no_tags(zun, machine, instance):
 
 def forged(told, tags=('a', 'b')):
     """Return a snapshot's archive with another table of contents."""
-    pictures = {tag: (fakes.image_config((tag.encode(),)), (tag.encode(),)) for tag in tags}
-    data = io.BytesIO(fakes.saved(pictures))
+    pictures = {tag: (archives.image_config((tag.encode(),)), (tag.encode(),)) for tag in tags}
+    data = io.BytesIO(archives.saved(pictures))
     text = json.dumps(told).encode()
     with tarfile.open(fileobj=data, mode='a') as tar:
         info = tarfile.TarInfo(snapshot.CONTENTS)
@@ -227,16 +227,16 @@ def test_only_a_snapshot_may_be_large(tmp_path, monkeypatch):
     with pytest.raises(snapshot.ArchiveError, match='more than'):
         rewritten(tmp_path, forged(GOOD), largest=500)
     with pytest.raises(snapshot.ArchiveError, match='more than'):
-        rewritten(tmp_path, fakes.archive(), largest=1 << 20)
+        rewritten(tmp_path, archives.archive(), largest=1 << 20)
 
 
 def test_a_layer_of_several_images_is_written_once(tmp_path):
     base = (b'base',)
     pictures = {
-        'a': (fakes.image_config(base), base),
-        'b': (fakes.image_config((*base, b'more')), (*base, b'more')),
+        'a': (archives.image_config(base), base),
+        'b': (archives.image_config((*base, b'more')), (*base, b'more')),
     }
-    saved = b''.join(snapshot.described(iter([fakes.saved(pictures)]), C1, 'a', {C2: 'b'}))
+    saved = b''.join(snapshot.described(iter([archives.saved(pictures)]), C1, 'a', {C2: 'b'}))
     files = rewritten(tmp_path, saved)
     assert sorted(name for name in files if name.startswith('layer')) == [
         'layer0.tar',
@@ -245,9 +245,9 @@ def test_a_layer_of_several_images_is_written_once(tmp_path):
 
 
 def test_an_engine_that_leaves_an_image_out_is_noticed():
-    pictures = {'a': (fakes.image_config(), (b'layer',))}
+    pictures = {'a': (archives.image_config(), (b'layer',))}
     with pytest.raises(snapshot.ArchiveError, match='left'):
-        list(snapshot.described(iter([fakes.saved(pictures)]), C1, 'a', {C2: 'b'}))
+        list(snapshot.described(iter([archives.saved(pictures)]), C1, 'a', {C2: 'b'}))
 
 
 @pytest.mark.parametrize('size', [1, 3, 4, 5, 100])
