@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from tests.cloud import faults, settings
-from tests.cloud.cloud import Workspace
+from tests.cloud import faults, host, settings
+from tests.cloud.cloud import Workspace, gateway, shown_addresses
 
 
 def shell(script: str, **environment: str) -> str:
@@ -74,3 +74,19 @@ def test_what_allinone_does_not_start_is_not_stopped() -> None:
     with pytest.raises(AssertionError, match='no service nosuch'):
         settings.allinone('restart', 'nosuch', 'zun-agent')
     assert faults.runs('zun-agent')
+
+
+def test_what_runs_goes_on_while_the_cloud_is_down(space: Workspace) -> None:
+    user = space.user
+    lives = space.running(command=['sh', '-c', 'echo it > /kept; exec sleep 3600'])
+    shown, (process, *_) = shown_addresses(user, lives), host.processes(host.container(lives))
+    settings.allinone('down')
+    assert {row['STATE'] for row in status().values()} <= {'stopped', 'as-found'}
+    assert os.path.exists(f'/proc/{process}')
+    settings.allinone('up', '--no-demo')
+    user.wait(lives, 'Running')
+    assert process in host.processes(host.container(lives))
+    assert user.show(lives).addresses == shown
+    assert user.shell(lives, f'cat /kept && ping -c 1 -W 5 {gateway(user)} >/dev/null') == 'it\n'
+    made = space.running(sandbox=host.sandbox_of(lives), command=['sleep', '3600'])
+    assert user.shell(made, 'echo new') == 'new\n'
