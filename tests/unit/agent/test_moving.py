@@ -27,18 +27,6 @@ def there(tmp_path, world):
     there.close()
 
 
-@pytest.fixture
-def box(world):
-    return world.box()
-
-
-@pytest.fixture
-def running(world, box):
-    uuid = world.container(box)
-    assert world.settle(uuid).status == Status.RUNNING
-    return uuid
-
-
 def move(box, world, there, *running, state=State.READY, **fields):
     """Do as the drivers of two hosts do, and nova in between: returns both records."""
     behind = world.stop_box(box, *running)
