@@ -1,9 +1,21 @@
-"""One agent of which the world is in memory, a sandbox on its host, and a container in that."""
+"""What the agent's unit tests share: a world in memory, and a store."""
+
+import os
+import shutil
 
 import pytest
+import sqlalchemy as sa
 
 from tests.unit.agent.fakes import World
+from zun_agent import models
 from zun_agent.models import Status
+from zun_agent.store import Store
+
+MYSQL_URL = os.environ.get('ZUN_TEST_MYSQL_URL')
+"""Of a database of its own, which the tests empty."""
+
+
+# One agent of which the world is in memory, a sandbox on its host, and a container in that
 
 
 @pytest.fixture
@@ -23,3 +35,45 @@ def running(world, box):
     uuid = world.container(box)
     assert world.settle(uuid).status == Status.RUNNING
     return uuid
+
+
+# The store
+
+
+@pytest.fixture(
+    params=[
+        'sqlite',
+        pytest.param(
+            'mysql', marks=pytest.mark.skipif(not MYSQL_URL, reason='ZUN_TEST_MYSQL_URL is not set')
+        ),
+    ]
+)
+def url(request, tmp_path):
+    if request.param == 'sqlite':
+        yield f'sqlite:///{tmp_path}/store.sqlite'
+        return
+    yield MYSQL_URL
+    engine = sa.create_engine(MYSQL_URL)
+    with engine.begin() as connection:
+        models.Base.metadata.drop_all(connection)
+        connection.execute(sa.text('DROP TABLE IF EXISTS alembic_version'))
+    engine.dispose()
+
+
+@pytest.fixture(scope='session')
+def migrated(tmp_path_factory):
+    path = tmp_path_factory.mktemp('store') / 'store.sqlite'
+    made = Store(f'sqlite:///{path}')
+    made.migrate()
+    made.close()
+    return path
+
+
+@pytest.fixture
+def store(url, migrated):
+    if url.startswith('sqlite'):
+        shutil.copy(migrated, url.removeprefix('sqlite:///'))
+    made = Store(url)
+    made.migrate()
+    yield made
+    made.close()
