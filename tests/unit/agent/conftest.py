@@ -1,4 +1,4 @@
-"""What the agent's unit tests share: a world in memory, and a store."""
+"""What the agent's unit tests share: a world in memory, a store, and a cloud on loopback."""
 
 import os
 import shutil
@@ -6,10 +6,13 @@ import shutil
 import pytest
 import sqlalchemy as sa
 
+from tests.unit.agent.fake_cloud import FakeCloud
 from tests.unit.agent.fakes import World
 from zun_agent import models
 from zun_agent.models import Status
+from zun_agent.sandboxes import Sandboxes
 from zun_agent.store import Store
+from zun_virt import sandbox as contract
 
 MYSQL_URL = os.environ.get('ZUN_TEST_MYSQL_URL')
 """Of a database of its own, which the tests empty."""
@@ -77,3 +80,32 @@ def store(url, migrated):
     made.migrate()
     yield made
     made.close()
+
+
+# The cloud, and its sandboxes as the agent sees them
+
+
+@pytest.fixture
+def cloud():
+    made = FakeCloud()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def local(tmp_path):
+    made = contract.SandboxStore(tmp_path)
+    made.prepare()
+    return made
+
+
+@pytest.fixture
+def sandboxes(cloud, local):
+    return Sandboxes(cloud.conf(), local)
+
+
+@pytest.fixture
+def uncached(cloud, local):
+    return Sandboxes(
+        cloud.conf(sandbox__nova_cache_seconds=0, sandbox__server_cache_seconds=0), local
+    )

@@ -10,6 +10,13 @@ def container(**values):
     return Container(**{**given, 'image': 'nginx', **values})
 
 
+def intent(**values):
+    made = {'uuid': str(uuid.uuid4()), 'name': 'web', 'project_id': 'p1', 'hints': {}, 'nets': []}
+    made = Container(**{**made, **values})
+    made.intent_id = made.uuid
+    return made
+
+
 def action(name='create', request_id='req-1'):
     return Action(action=name, request_id=request_id, user_id='u1', project_id='p1')
 
