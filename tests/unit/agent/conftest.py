@@ -2,13 +2,16 @@
 
 import os
 import shutil
+import types
 
 import pytest
 import sqlalchemy as sa
 
 from tests.unit.agent.fake_cloud import FakeCloud
 from tests.unit.agent.fakes import World
+from tests.unit.agent.managing import Images, Runtime
 from zun_agent import models
+from zun_agent.manager import Manager
 from zun_agent.models import Status
 from zun_agent.sandboxes import Sandboxes
 from zun_agent.store import Store
@@ -109,3 +112,34 @@ def uncached(cloud, local):
     return Sandboxes(
         cloud.conf(sandbox__nova_cache_seconds=0, sandbox__server_cache_seconds=0), local
     )
+
+
+# What the API hands requests on to
+
+
+@pytest.fixture
+def agent(cloud, migrated, local, tmp_path):
+    conf = cloud.conf(sandbox__nova_cache_seconds=0, sandbox__server_cache_seconds=0)
+    shutil.copy(migrated, tmp_path / 'store.sqlite')
+    made = types.SimpleNamespace(
+        conf=conf,
+        cloud=cloud,
+        store=Store(f'sqlite:///{tmp_path}/store.sqlite'),
+        local=local,
+        images=Images(),
+        runtime=Runtime(),
+        woken=[],
+        context=cloud.context(),
+    )
+    made.sandboxes = Sandboxes(conf, local)
+    made.manager = Manager(
+        conf,
+        made.store,
+        made.runtime,
+        made.sandboxes,
+        made.images,
+        lambda container, since: made.woken.append(container.uuid),
+        host='one',
+    )
+    yield made
+    made.store.close()

@@ -1,0 +1,165 @@
+"""What containers are told to do: when they may be told, and what is stored of it."""
+
+import concurrent.futures
+import threading
+import uuid
+
+import pytest
+
+from tests.unit.agent.managing import create, running
+from zun_agent import errors, models, states
+from zun_agent.models import Desired, Status
+
+ACTS = {
+    'start': lambda manager, *args: manager.start(*args),
+    'stop': lambda manager, *args: manager.stop(*args),
+    'reboot': lambda manager, *args: manager.restart(*args),
+    'kill': lambda manager, *args: manager.kill(*args),
+    'pause': lambda manager, *args: manager.pause(*args),
+    'unpause': lambda manager, *args: manager.unpause(*args),
+    'update': lambda manager, *args: manager.update(*args, {'name': 'x'}),
+    'delete': lambda manager, *args: manager.delete(*args),
+    'delete_stop': lambda manager, *args: manager.delete(*args, stop=True),
+    'delete_force': lambda manager, *args: manager.delete(*args, force=True),
+    'logs': lambda manager, *args: manager.logs(*args),
+    'execute': lambda manager, *args: manager.execute(*args, ['true']),
+    'top': lambda manager, *args: manager.top(*args),
+    'stats': lambda manager, *args: manager.stats(*args),
+}
+
+
+# The table of the Zun API's documentation; what restarts for ever can be stopped, too.
+ALLOWED = {
+    'delete': 'Created Error Stopped Deleted Dead',
+    'delete_force': 'Created Creating Error Running Stopped Unknown Deleted Dead Restarting '
+    'Rebuilding Deleting',
+    'delete_stop': 'Running Restarting Created Error Stopped Deleted Dead',
+    'start': 'Created Stopped Error',
+    'stop': 'Running Restarting',
+    'pause': 'Running',
+    'kill': 'Running Restarting',
+    'execute': 'Running',
+    'top': 'Running',
+    'stats': 'Running',
+    'unpause': 'Paused',
+    'reboot': 'Created Running Stopped Error',
+    'update': 'Created Running Stopped Paused',
+    'logs': 'Created Error Paused Running Stopped Unknown',
+}
+
+
+@pytest.mark.parametrize('action', ACTS)
+def test_statuses_in_which_an_action_is_allowed(agent, action):
+    made = running(agent)
+    assert set(ACTS) == set(ALLOWED) == set(states.ALLOWED)
+    for status in Status:
+        current = agent.store.observe(made.uuid, status=status)
+        before = current.generation
+        if status in ALLOWED[action].split():
+            ACTS[action](agent.manager, agent.context, current)
+            agent.store.request(  # for the deletions, which stay wanted
+                made.uuid, action=models.Action(**ANYBODY), desired=Desired.RUNNING
+            )
+            continue
+        with pytest.raises(errors.InvalidStateException) as caught:
+            ACTS[action](agent.manager, agent.context, current)
+        assert str(caught.value) == f'Cannot {action} container {made.uuid} in {status} state'
+        assert agent.store.container(made.uuid).generation == before
+
+
+ANYBODY = {'action': 'test', 'request_id': 'r', 'user_id': 'u', 'project_id': 'p'}
+
+
+@pytest.mark.parametrize(
+    ('action', 'status', 'expected'),
+    [
+        ('start', 'Stopped', {'desired': 'running', 'task_state': 'container_starting'}),
+        ('stop', 'Running',
+         {'desired': 'stopped', 'task_state': 'container_stopping', 'stop_timeout': 10}),
+        ('reboot', 'Running', {'desired': 'running', 'task_state': 'container_rebooting',
+                               'operation': {'op': 'restart', 'timeout': 10}}),
+        ('kill', 'Running', {'desired': 'stopped', 'task_state': 'container_killing',
+                             'operation': {'op': 'kill', 'signal': 'KILL'}}),
+        ('pause', 'Running', {'desired': 'paused', 'task_state': 'container_pausing'}),
+        ('unpause', 'Paused', {'desired': 'running', 'task_state': 'container_unpausing'}),
+        ('delete', 'Stopped', {'desired': 'deleted', 'status': 'Deleting', 'stop_timeout': 0}),
+        ('delete_force', 'Running',
+         {'desired': 'deleted', 'status': 'Deleting', 'stop_timeout': 0,
+          'task_state': 'container_deleting'}),
+        ('delete_stop', 'Running', {'desired': 'deleted', 'stop_timeout': 10}),
+    ],
+)  # fmt: skip
+def test_what_a_request_stores(agent, action, status, expected):
+    made = running(agent)
+    agent.woken.clear()
+    current = agent.store.observe(made.uuid, status=Status(status))
+    ACTS[action](agent.manager, agent.context, current)
+    found = agent.store.container(made.uuid)
+    assert {key: getattr(found, key) for key in expected} == expected
+    assert (found.generation, found.observed_generation) == (2, 1)
+    assert agent.woken == [made.uuid]
+    newest = agent.manager.actions(agent.context, made)[0]
+    assert (newest.action, newest.generation) == (action.partition('_')[0], 2)
+    assert newest.finish_time is None
+
+
+def test_times_and_signals_that_are_given(agent):
+    made = running(agent)
+    agent.manager.stop(agent.context, made, 3)
+    assert agent.store.container(made.uuid).stop_timeout == 3
+    agent.manager.restart(agent.context, made, timeout=0)
+    assert agent.store.container(made.uuid).operation == {'op': 'restart', 'timeout': 0}
+    agent.manager.kill(agent.context, made, 'HUP')
+    assert agent.store.container(made.uuid).operation == {'op': 'kill', 'signal': 'HUP'}
+    assert agent.store.container(made.uuid).desired == Desired.RUNNING
+
+
+def test_a_container_that_is_to_go_takes_no_other_request(agent):
+    made = running(agent)
+    agent.manager.delete(agent.context, made, stop=True)
+    # What the reconciler sees on the way is not what counts.
+    agent.store.observe(made.uuid, status=Status.STOPPED)
+    for name in ('start', 'delete', 'update'):
+        with pytest.raises(errors.InvalidStateException, match='in Deleting state'):
+            ACTS[name](agent.manager, agent.context, made)
+    agent.manager.delete(agent.context, made, force=True)
+
+
+def test_an_update_stays_within_the_sandbox(agent):
+    made = running(agent)
+    changed = agent.manager.update(
+        agent.context, made, {'name': 'x', 'cpu': 0.5, 'memory': 100, 'auto_heal': True}
+    )
+    assert (changed.name, changed.cpu, changed.memory, changed.auto_heal) == ('x', 0.5, 100, True)
+    with pytest.raises(errors.LimitExceedsSandbox):
+        agent.manager.update(agent.context, made, {'memory': 513})
+    assert agent.store.container(made.uuid).memory == 100
+
+
+def test_a_sandbox_does_not_go_under_others(agent):
+    made = running(agent)
+    joined = create(agent, name='second', hints={'sandbox': made.sandbox_id})
+    with pytest.raises(errors.SandboxConflict, match=f'second .{joined.uuid}'):
+        agent.manager.delete(agent.context, made, stop=True)
+    assert agent.store.container(made.uuid).desired == 'running'
+
+
+def test_one_of_two_stops_at_once_is_too_late(agent):
+    made = running(agent)
+    barrier = threading.Barrier(2)
+
+    def delete():
+        barrier.wait(10)
+        agent.manager.delete(agent.context, made, stop=True)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(delete) for _ in range(2)]
+        outcomes = [type(future.exception(20)) for future in futures]
+    assert set(outcomes) == {type(None), errors.InvalidStateException}
+
+
+def test_a_request_for_what_is_gone_meanwhile(agent):
+    made = running(agent)
+    agent.store.remove_container(made.uuid)
+    with pytest.raises(errors.ContainerNotFound, match=str(uuid.UUID(made.uuid))):
+        agent.manager.stop(agent.context, made)
