@@ -1,14 +1,9 @@
-"""The runtime and the reconciler on a real Docker Engine, where most of its traps show.
+"""The runtime and the reconciler on a real Docker Engine, where most of its traps show."""
 
-A sandbox is made by hand, with the arguments that the driver uses.
-"""
-
-import contextlib
 import dataclasses
 import gc
 import io
 import os
-import pathlib
 import shutil
 import socket
 import subprocess
@@ -20,19 +15,15 @@ import uuid
 import docker
 import pytest
 
-from tests.unit.agent.fakes import World
-from zun_agent import errors, facts, images, runtime
+from tests.unit.agent.real_docker import IMAGE, URL, Host
+from zun_agent import errors, facts, runtime
 from zun_agent.images import archive
-from zun_agent.images.docker import DockerImages
 from zun_agent.models import Status
-from zun_agent.reconciler import Reconciler
 from zun_virt import sandbox as contract
 from zun_virt.sandbox import State
 
 pytestmark = pytest.mark.docker
 
-URL = 'unix:///var/run/docker.sock'
-IMAGE = 'zun-unit-test/box'
 APPLETS = ('sh', 'sleep', 'cat', 'echo', 'true', 'false', 'id', 'seq', 'kill', 'dd', 'touch', 'ps')
 
 
@@ -60,100 +51,6 @@ def api():
     yield client
     client.remove_image(f'{IMAGE}:latest', force=True)
     client.close()
-
-
-class Host(World):
-    """A world whose Docker is real, and whose agent works by itself."""
-
-    def __init__(self, path, api):
-        self.api = api
-        self.boxes = []
-        super().__init__(path)
-
-    def restart_agent(self):
-        self.runtime = runtime.Runtime(URL)
-        self.conf.set_override('full_pass_interval', 5, 'reconciler')
-        loaded = images.Images({'docker': DockerImages(None, self.runtime, None)})
-        self.agent = Reconciler(
-            self.conf, self.store, self.runtime, self.sandboxes, loaded, self.local
-        )
-        self.agent.start()
-
-    def look(self, sandbox_id):
-        self.agent.wake_sandbox(sandbox_id)
-
-    def box(self, *args, **kwargs):
-        self.boxes.append(super().box(*args, **kwargs))
-        return self.boxes[-1]
-
-    def pause_container(self, sandbox_id):
-        parent = contract.cgroup_parent(sandbox_id, 'cgroupfs')
-        body = {
-            'Image': IMAGE,
-            # Busybox is no reaper, but ends when it is told to.
-            'Cmd': ['sh', '-c', 'trap "exit 0" TERM; while :; do sleep 1000 & wait $!; done'],
-            'NetworkDisabled': True,
-            'Labels': {
-                contract.LABEL_SANDBOX: sandbox_id,
-                contract.LABEL_ROLE: contract.ROLE_PAUSE,
-            },
-            'HostConfig': {
-                'IpcMode': 'shareable',
-                'CgroupParent': parent,
-                'CapDrop': ['ALL'],
-                'SecurityOpt': ['no-new-privileges'],
-            },
-        }
-        name = contract.sandbox_name(sandbox_id)
-        docker_id = self.api.create_container_from_config(body, name)['Id']
-        self.api.start(docker_id)
-        started = self.runtime.inspect(docker_id).started
-        return contract.PauseContainer(id=docker_id, started_at=started, boot_id=contract.boot_id())
-
-    def box_with_cgroup(self):
-        box = self.box()
-        return self.write(box, cgroup_parent=contract.cgroup_parent(box.instance_id, 'cgroupfs'))
-
-    def run(self, box, *command, **fields):
-        return self.container(box, command=[*command], image=IMAGE, **fields)
-
-    def container(self, box, **fields):
-        found = super().container(box, **fields)
-        self.agent.wake(found)
-        return found
-
-    def request(self, container, name, **changes):
-        super().request(container, name, **changes)
-        self.agent.wake(container)
-
-    def until(self, container, status, seconds=20.0, **facts):
-        deadline = time.monotonic() + seconds
-        while True:
-            found = self.store.container(container)
-            reached = found.status == status and found.observed_generation == found.generation
-            if reached and all(getattr(found, name) == value for name, value in facts.items()):
-                return found
-            assert time.monotonic() < deadline, (found.status, found.status_reason)
-            time.sleep(0.01)
-
-    def until_gone(self, container, seconds=20.0):
-        deadline = time.monotonic() + seconds
-        while self.store.container(container) is not None:
-            assert time.monotonic() < deadline, 'its record does not end'
-            time.sleep(0.01)
-
-    def close(self):
-        self.agent.stop()
-        self.store.close()
-        ids = {box.instance_id for box in self.boxes}
-        for found in self.runtime.list():
-            if found.sandbox_id in ids:
-                self.runtime.remove(found.id)
-        self.runtime.close()
-        for box in self.boxes:
-            for hierarchy in pathlib.Path('/sys/fs/cgroup').iterdir():
-                with contextlib.suppress(OSError):
-                    os.rmdir(f'{hierarchy}{contract.cgroup_parent(box.instance_id, "cgroupfs")}')
 
 
 @pytest.fixture
