@@ -1,6 +1,7 @@
 """Nova's objects and a host for the tests of the driver."""
 
 import contextlib
+import time
 import uuid
 
 import pytest
@@ -8,7 +9,7 @@ from nova import conf, objects
 from nova.network import model
 
 from tests.unit.virt import archives, fakes
-from zun_virt import driver, ports
+from zun_virt import driver, ports, sandbox
 
 CONF = conf.CONF
 
@@ -107,6 +108,31 @@ def make_image(**changes):
         'properties': {'img_hv_type': 'docker'},
     }
     return objects.ImageMeta.from_dict(fields | changes)
+
+
+def spawn(zun, instance, vifs=(), **options):
+    zun.spawn(None, instance, make_image(), None, None, None, network_info=list(vifs), **options)
+    return instance
+
+
+def record(machine, instance):
+    return machine.store.read(instance.uuid)
+
+
+def pause(machine, instance):
+    return machine.docker.named(sandbox.sandbox_name(instance.uuid))
+
+
+def until(true, seconds=5.0):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def vif():
+    return make_vif()
 
 
 @pytest.fixture

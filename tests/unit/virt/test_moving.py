@@ -6,7 +6,7 @@ import pytest
 from nova import exception, objects
 
 from tests.unit.virt import fake_docker
-from tests.unit.virt.conftest import make_image, make_instance, make_vif
+from tests.unit.virt.conftest import make_image, make_instance, make_vif, record
 from zun_virt import cgroup, containers, moving, resizing, sandbox
 from zun_virt.sandbox import State
 
@@ -19,10 +19,6 @@ def instance(zun):
     made = make_instance(vm_state='active')
     zun.spawn(None, made, make_image(), None, None, None, network_info=[make_vif()])
     return made
-
-
-def record(machine, instance):
-    return machine.store.read(instance.uuid)
 
 
 def limits(memory_mb, cpus=1.0):

@@ -8,19 +8,12 @@ from nova import conf, exception
 from nova.compute import power_state
 
 from tests.unit.virt import fake_docker
-from tests.unit.virt.conftest import make_image, make_instance, make_vif
+from tests.unit.virt.conftest import make_image, make_instance, make_vif, pause, record, until
 from zun_virt import events, recovery, sandbox, switch
 from zun_virt.sandbox import State
 from zun_virt.servers import Fate
 
 CONF = conf.CONF
-
-
-def until(true, seconds=5.0):
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -57,14 +50,6 @@ def server(zun, machine, heard, monkeypatch):
     until(lambda: all(each.due > time.monotonic() for each in zun._passes._passes))
     until(lambda: not zun._recovery._at_work)
     return instance
-
-
-def pause(machine, instance):
-    return machine.docker.named(sandbox.sandbox_name(instance.uuid))
-
-
-def record(machine, instance):
-    return machine.store.read(instance.uuid)
 
 
 def runs_again(machine, instance, before):

@@ -1,0 +1,177 @@
+"""Sandboxes stopped, started, rebooted, frozen and thawed, with the containers in them."""
+
+import pytest
+from nova import exception
+from nova.compute import power_state
+from nova.network import model
+
+from tests.unit.virt import fake_docker
+from tests.unit.virt.conftest import make_image, make_instance, pause, record, spawn, until
+from zun_virt import host, sandbox
+from zun_virt.sandbox import State
+
+
+def test_stop_ends_users_first_and_names_them(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    ran, ended = machine.add_container(instance.uuid), machine.add_container(instance.uuid)
+    machine.docker.stop(sandbox.container_name(ended))
+    machine.docker.calls.clear()
+    instance.info_cache.network_info = model.NetworkInfo([vif])
+    zun.power_off(instance, timeout=20)
+    stops = [call[1:] for call in machine.docker.calls if call[0] == 'stop']
+    user = machine.docker.named(sandbox.container_name(ran))
+    assert stops == [(user['Id'], 20), (pause(machine, instance)['Id'], 10)]
+    written = record(machine, instance)
+    assert (written.state, written.running, written.pause) == (State.STOPPED, (ran,), None)
+    assert machine.kernel.devices == machine.switch.ports == {}
+    assert zun.get_info(instance).state == power_state.SHUTDOWN
+
+
+def test_stop_again_forgets_nobody(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    ran = machine.add_container(instance.uuid)
+    zun.power_off(instance)
+    zun.power_off(instance)
+    assert record(machine, instance).running == (ran,)
+
+
+def test_start_keeps_the_container_and_wires_it_anew(zun, machine, virtapi, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    ran = machine.add_container(instance.uuid)
+    before = record(machine, instance)
+    instance.vm_state = 'stopped'
+    zun.power_off(instance)
+    vif['active'] = True
+    zun.power_on(None, instance, [vif])
+    written = record(machine, instance)
+    assert written.pause.id == before.pause.id
+    assert written.pause.started_at != before.pause.started_at
+    assert (written.state, written.running) == (State.READY, (ran,))
+    assert written.incarnation == before.incarnation
+    assert vif['devname'] in machine.kernel.devices
+    assert not machine.switch.stale
+    # Neutron still called the port active, and does so anew.
+    assert ([('network-vif-plugged', vif['id'])], 3) in virtapi.awaited
+
+
+def test_start_of_what_runs_cuts_nothing(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    made = machine.kernel.devices[vif['devname']]['made']
+    zun.power_on(None, instance, [vif])
+    assert machine.kernel.devices[vif['devname']]['made'] == made
+
+
+@pytest.mark.parametrize('kind', ['SOFT', 'HARD'])
+@pytest.mark.parametrize('before', ['running', 'stopped', 'paused', 'dead', 'lost'])
+def test_a_reboot_ends_in_a_running_sandbox(zun, machine, vif, kind, before):
+    instance = spawn(zun, make_instance(vm_state='active'), [vif])
+    name = sandbox.sandbox_name(instance.uuid)
+    act = {
+        'running': lambda: None,
+        'stopped': lambda: zun.power_off(instance),
+        'paused': lambda: zun.pause(instance),
+        'dead': lambda: machine.docker.kill(name),
+        'lost': lambda: machine.docker.remove_container(name, force=True),
+    }
+    act[before]()
+    instance.image_ref = make_image().id
+    instance.system_metadata = {
+        'image_img_hv_type': 'docker',
+        'image_container_format': 'docker',
+    }
+    zun.reboot(None, instance, [vif], kind)
+    assert zun.get_info(instance).state == power_state.RUNNING
+    assert record(machine, instance).state is State.READY
+    assert not machine.switch.stale
+    assert list(machine.kernel.devices) == [vif['devname']]
+    assert len(machine.glance.downloads) == 1
+
+
+def test_after_a_reboot_nobody_waits_for_words_that_cannot_be_heard(zun, machine, virtapi, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    machine.docker.kill(sandbox.sandbox_name(instance.uuid))
+    virtapi.awaited.clear()
+    zun.resume_state_on_host_boot(None, instance, [vif], None)
+    assert not any(events for events, _ in virtapi.awaited)
+    assert record(machine, instance).state is State.READY
+
+
+def test_a_failed_start_leaves_a_stopped_sandbox(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    ran = machine.add_container(instance.uuid)
+    zun.power_off(instance)
+    machine.kernel.fail('plug', OSError(1, 'not permitted'))
+    with pytest.raises(exception.VirtualInterfacePlugException):
+        zun.power_on(None, instance, [vif])
+    written = record(machine, instance)
+    assert (written.state, written.running) == (State.STOPPED, (ran,))
+    assert zun.get_info(instance).state == power_state.SHUTDOWN
+
+
+def test_freeze_and_thaw_take_the_whole_sandbox(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    machine.add_container(instance.uuid)
+    zun.pause(instance)
+    assert {c['State']['Status'] for c in machine.docker.containers_.values()} == {'paused'}
+    assert zun.get_info(instance).state == power_state.PAUSED
+    assert record(machine, instance).state is State.PAUSED
+    zun.unpause(instance)
+    assert {c['State']['Status'] for c in machine.docker.containers_.values()} == {'running'}
+    assert record(machine, instance).state is State.READY
+
+
+def test_a_freeze_that_fails_freezes_nothing(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    machine.add_container(instance.uuid)
+    pause_one = machine.docker.pause
+
+    def fail_for_the_sandbox(name):
+        if name == pause(machine, instance)['Id']:
+            raise fake_docker.api_error(500, 'freezer')
+        pause_one(name)
+
+    machine.docker.pause = fail_for_the_sandbox
+    with pytest.raises(exception.NovaException):
+        zun.pause(instance)
+    assert {c['State']['Status'] for c in machine.docker.containers_.values()} == {'running'}
+    assert record(machine, instance).state is State.READY
+
+
+def test_a_container_that_ends_meanwhile_does_not_hinder_a_freeze(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    names = [sandbox.container_name(machine.add_container(instance.uuid)) for _ in range(2)]
+    ended, removed = (machine.docker.named(name)['Id'] for name in names)
+    pause_one = machine.docker.pause
+
+    def pause_late(name):
+        if name == ended:
+            machine.docker.kill(ended)
+        elif name == removed:
+            machine.docker.remove_container(removed, force=True)
+        pause_one(name)
+
+    machine.docker.pause = pause_late
+    zun.pause(instance)
+    assert zun.get_info(instance).state == power_state.PAUSED
+    assert record(machine, instance).state is State.PAUSED
+
+
+def test_thawing_what_the_agent_thawed_or_removed_is_fine(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    name = sandbox.container_name(machine.add_container(instance.uuid))
+    zun._host.unpause(name)
+    zun._host.unpause('gone')
+    machine.docker.fail('unpause', fake_docker.api_error(500, 'no space left'))
+    with pytest.raises(host.HostError, match='no space'):
+        zun._host.unpause(name)
+
+
+def test_nova_hears_of_a_pause_but_not_of_an_end_within_a_reboot(zun, machine, vif, monkeypatch):
+    heard = []
+    monkeypatch.setattr(zun._watcher, '_emit', heard.append)
+    instance = spawn(zun, make_instance(vm_state='active'), [vif])
+    until(lambda: heard)
+    zun.reboot(None, instance, [vif], 'HARD')
+    zun.pause(instance)
+    until(lambda: len(heard) == 3)
+    assert [event.get_name() for event in heard] == ['Started', 'Started', 'Paused']
