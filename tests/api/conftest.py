@@ -70,6 +70,21 @@ class Api:
         return self.client.open(url, method=method, headers=given, **more)
 
 
+def post(api: Api, body: dict[str, Any], version: str = '1.40', **more: Any) -> TestResponse:
+    return api(
+        'POST',
+        '/v1/containers',
+        {'image': 'alpine', 'name': 'box', **body},
+        version=version,
+        **more,
+    )
+
+
+def title(answer: TestResponse) -> str:
+    text: str = answer.json['errors'][0]['title']
+    return text
+
+
 @pytest.fixture
 def conf() -> cfg.ConfigOpts:
     made = cfg.ConfigOpts()

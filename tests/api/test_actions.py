@@ -6,18 +6,12 @@ import threading
 from typing import Any
 
 import pytest
-from werkzeug.test import TestResponse
 
-from tests.api.conftest import Api
+from tests.api.conftest import Api, title
 from tests.api.fakes import FakeManager
 from zun_agent import errors
 from zun_agent.api.actions import signal_name
 from zun_agent.models import Status
-
-
-def title(answer: TestResponse) -> str:
-    text: str = answer.json['errors'][0]['title']
-    return text
 
 
 @pytest.fixture
