@@ -1,12 +1,10 @@
 """What is spoken with engines of different ages: a real client, a socket that answers."""
 
-import http.server
-import json
-import socketserver
-import threading
+import contextlib
 
 import pytest
 
+from tests.unit.engine import serving
 from zun_virt import host
 
 INFO = {
@@ -21,56 +19,22 @@ INFO = {
 }
 
 
-class Engine(socketserver.ThreadingUnixStreamServer):
-    """Says of what version it is, and of every request which path it was."""
-
-    daemon_threads = True
-
-    def __init__(self, path, version, api, least):
-        self.asked = []
-        self.answers = {
-            'version': {'Version': version, 'ApiVersion': api, 'MinAPIVersion': least},
-            'info': {**INFO, 'ServerVersion': version},
-        }
-        super().__init__(path, Handler)
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.server.asked.append(self.path)
-        body = json.dumps(self.server.answers[self.path.rpartition('/')[2]]).encode()
-        self.send_response(200)
-        self.send_header('Content-Type', 'application/json')
-        self.send_header('Content-Length', str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def address_string(self):
-        return 'socket'
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def ask(tmp_path):
     """Return a function that connects to an engine of some version."""
-    engines, hosts = [], []
+    with contextlib.ExitStack() as stack:
 
-    def connect(version, api, least):
-        engine = Engine(str(tmp_path / f'{version}.sock'), version, api, least)
-        engines.append(engine)
-        threading.Thread(target=engine.serve_forever, kwargs={'poll_interval': 0.01}).start()
-        found = host.Host(host.connect(f'unix://{engine.server_address}', 5), 'host1')
-        hosts.append(found)
-        return engine, found
+        def connect(version, api, least):
+            answers = {
+                'version': {'Version': version, 'ApiVersion': api, 'MinAPIVersion': least},
+                'info': {**INFO, 'ServerVersion': version},
+            }
+            engine = stack.enter_context(serving(tmp_path / f'{version}.sock', answers))
+            found = host.Host(host.connect(f'unix://{engine.server_address}', 5), 'host1')
+            stack.callback(found.close)
+            return engine, found
 
-    yield connect
-    for found in hosts:
-        found.close()
-    for engine in engines:
-        engine.shutdown()
-        engine.server_close()
+        yield connect
 
 
 @pytest.mark.parametrize(
