@@ -13,7 +13,19 @@ import nova.conf
 from nova.compute import vm_states
 from oslo_log import log as logging
 
-from zun_virt import cgroup, copies, cores, host, image, lifecycle, resources, sandbox, snapshot
+from zun_virt import (
+    cgroup,
+    copies,
+    cores,
+    host,
+    image,
+    lifecycle,
+    orphans,
+    resources,
+    sandbox,
+    snapshot,
+    switch,
+)
 from zun_virt.errors import FAILURES
 from zun_virt.steps import Steps
 from zun_virt.storage import Storage
@@ -157,6 +169,26 @@ class Building(Storage):
         self._sandboxes.remove(instance.uuid, timeout, release)
         for name in record.images.values() if record else ():
             self._copies.remove(name)
+        if vifs:
+            self._leave_to_orphans(instance)
+
+    def _leave_to_orphans(self, instance: Any) -> None:
+        """Leave a directory where the switch still has ports of a sandbox that was removed.
+
+        os-vif says that it unplugged them even where Open vSwitch does not answer, and nova
+        names them no more. What has a directory is found by the search for orphans.
+        """
+        try:
+            left = ', '.join(port['devname'] for port in orphans.forgotten_ports(instance.uuid))
+        except switch.SwitchError as error:
+            left = str(error)
+        if left:
+            self._sandboxes.store.create(instance.uuid)
+            LOG.warning(
+                'The switch may still have ports of it (%s); the search for orphans removes them',
+                left,
+                instance=instance,
+            )
 
     def _undo(self, instance: Any, vifs: list[Any], block_device_info: Any) -> None:
         """Remove what a failed spawn made; nova shows the user what made it fail."""

@@ -1,9 +1,9 @@
 """Kills services at random moments of servers' lives: ``python -m tests.cloud.crash --seed 7``.
 
-Every round asks for some things at once, kills nova-compute, the Docker Engine or containerd
-meanwhile, starts it again, and waits until Nova's view and the host agree.  At the end all
-servers are deleted, and nothing may be left of them anywhere.  The same seed asks for the same
-things and kills at the same moments after the asking.
+Every round asks for some things at once, kills nova-compute, the agent, the Docker Engine or
+containerd meanwhile, starts it again, and waits until the APIs' view and the host agree.  At the
+end all servers are deleted, and nothing may be left of them anywhere.  The same seed asks for the
+same things and kills at the same moments after the asking.
 """
 
 from __future__ import annotations
@@ -20,17 +20,23 @@ from collections.abc import Callable
 
 import openstack
 from keystoneauth1 import exceptions as keystone_errors
+from zunclient.common.apiclient import exceptions as zun_errors
 
-from tests.cloud import cloud, faults, host, users
+from tests.cloud import agreement, cloud, faults, host, users
+from tests.cloud.storage import Storage
 from tests.cloud.waiting import wait_until
-from zun_virt.sandbox import State
 
 SETTLED = 150.0  # seconds after which Nova and the host must agree again
 CLEAN = 90.0  # seconds after the last deletion for all that is done after it
 MOST = 5  # servers at a time
+VOLUMES = 3
 AT_ONCE = 4  # things asked for in a round
 
-_REFUSED = (openstack.exceptions.SDKException, keystone_errors.ClientException)
+_REFUSED = (
+    openstack.exceptions.SDKException,
+    keystone_errors.ClientException,
+    zun_errors.ClientException,
+)
 """What an API says to what cannot be done now, or while the service that does it is away."""
 
 
@@ -43,7 +49,11 @@ class Crash:
         self._user = space.user
         self._chance = random.Random(seed)
         self._network = cloud.network_id(space.user, 'private')
+        storage = Storage(space)
+        self._volumes = [storage.volume() for _ in range(VOLUMES)]
+        self._storage = storage
         self._servers: list[str] = []
+        self._containers: dict[str, str] = {}  # by the server in which it is
         self.done: collections.Counter[str] = collections.Counter()
 
     def round(self) -> None:
@@ -68,17 +78,22 @@ class Crash:
         )
 
     def finish(self) -> None:
-        """Delete every server."""
+        """Delete every server, and see that its containers go and its volumes are free."""
         for server in self._servers:
             self._user.compute.delete_server(server)
         for server in self._servers:
             cloud.wait_server_gone(self._user, server)
+        for container in self._containers.values():
+            self._user.wait(container, 'gone', timeout=CLEAN)
+        for volume in self._volumes:
+            self._storage.until(volume, 'available')
 
     def _victims(self) -> list[tuple[str, Callable[[], None], Callable[[], None]]]:
         admin = self._space.admin
         compute = lambda: faults.kill('nova-compute')  # noqa: E731
         return [
             ('nova-compute', compute, lambda: faults.restart_compute(admin)),
+            ('zun-agent', lambda: faults.kill('zun-agent'), faults.restart_agent),
             ('dockerd', faults.kill_docker, faults.restart_docker),
             ('containerd', faults.kill_containerd, faults.restart_containerd),
         ]
@@ -94,6 +109,9 @@ class Crash:
             ('reboot', lambda: compute.reboot_server(server, 'HARD')),
             ('attach', lambda: compute.create_server_interface(server, net_id=network)),
             ('detach', lambda: self._detach(server)),
+            ('attach volume', lambda: self._attach_volume(server)),
+            ('detach volume', lambda: self._detach_volume(server)),
+            ('run', lambda: self._run(server)),
             ('delete', lambda: compute.delete_server(server)),
         ]
         return self._chance.choice(choices)
@@ -103,7 +121,8 @@ class Crash:
             act()
         except _REFUSED as error:
             self.done[f'{name}, refused'] += 1
-            return f'{name} ({getattr(error, "status_code", None) or "no answer"})'
+            status = getattr(error, 'status_code', None) or getattr(error, 'http_status', None)
+            return f'{name} ({status or "no answer"})'
         self.done[name] += 1
         return name
 
@@ -114,6 +133,21 @@ class Crash:
         ports = list(self._user.compute.server_interfaces(server))
         if len(ports) > 1:
             self._user.compute.delete_server_interface(ports[-1], server=server)
+
+    def _attach_volume(self, server: str) -> None:
+        free = [one for one in self._volumes if self._storage.status(one) == 'available']
+        if free:
+            self._user.compute.create_volume_attachment(server, volume_id=free[0])
+
+    def _detach_volume(self, server: str) -> None:
+        for volume in self._storage.devices(server):
+            self._user.compute.delete_volume_attachment(server, volume)
+            return
+
+    def _run(self, server: str) -> None:
+        if server not in self._containers:
+            trapped = ['sh', '-c', 'trap "exit 0" TERM; sleep 36000 & wait']
+            self._containers[server] = self._space.run(sandbox=server, command=trapped)
 
     def _settle(self) -> None:
         """Wait until all servers are as they should be; one in ERROR is deleted."""
@@ -136,8 +170,7 @@ class Crash:
         try:
             server = self._user.compute.get_server(server_id)
         except openstack.exceptions.NotFoundException:
-            self._servers.remove(server_id)
-            return None
+            return self._container_of_gone(server_id)
         except _REFUSED as error:
             return f'{server_id}: {error}'
         if server.status == 'ERROR' and not server.task_state:
@@ -147,25 +180,24 @@ class Crash:
             return f'{server_id} is being deleted'
         if server.task_state or server.status not in ('ACTIVE', 'SHUTOFF'):
             return f'{server_id} is {server.status}, {server.task_state}'
-        return self._differs(server_id, runs=server.status == 'ACTIVE')
+        runs = server.status == 'ACTIVE'
+        return agreement.of_server(self._user, server_id, runs=runs) or self._container_wrong(
+            server_id, runs=runs
+        )
 
-    def _differs(self, server_id: str, *, runs: bool) -> str | None:
-        record = host.sandboxes().read(server_id)
-        found = host.containers(server_id, 'pause')
-        if record is None or len(found) != 1:
-            return f'{server_id} has no record, or {len(found)} pause containers'
-        if (found[0].status == 'running') is not runs:
-            return f'{server_id} should {"" if runs else "not "}run, and is {found[0].status}'
-        if record.state is not (State.READY if runs else State.STOPPED):
-            return f'{server_id} runs: {runs}, and its record says {record.state}'
-        started = found[0].attrs['State']['StartedAt']
-        if runs and (record.pause is None or record.pause.started_at != started):
-            return f'{server_id} was started at {started}, and its record says {record.pause}'
-        ports = {port.id for port in self._user.network.ports(device_id=server_id)}
-        if {address.port_id for address in record.addresses} != ports:
-            return f'{server_id} has ports {ports}, and its record says {record.addresses}'
-        missing = {f'tap{port}'[:14] for port in ports} - host.switch_ports() if runs else ()
-        return f'{server_id}: the switch lacks {missing}' if missing else None
+    def _container_of_gone(self, server_id: str) -> str | None:
+        container = self._containers.get(server_id)
+        if container is not None and (status := self._user.status(container)) != 'gone':
+            return f'{server_id} is gone, and its container {container} is {status}'
+        self._containers.pop(server_id, None)
+        self._servers.remove(server_id)
+        return None
+
+    def _container_wrong(self, server_id: str, *, runs: bool) -> str | None:
+        container = self._containers.get(server_id)
+        if container is None:
+            return None
+        return agreement.of_container(self._user, container, server_id, runs=runs)
 
 
 def run(*, seed: int, rounds: int, seconds: float) -> collections.Counter[str]:

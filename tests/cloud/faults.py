@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import signal
@@ -89,9 +90,9 @@ def exists(pid: int) -> bool:
         return False
 
 
-def restart(service: str) -> None:
-    """Start a service again, and wait until it answers."""
-    settings.allinone('restart', service)
+def restart(*services: str) -> None:
+    """Start services again, and wait until they answer."""
+    settings.allinone('restart', *services)
 
 
 def agent_answers() -> bool:
@@ -223,8 +224,43 @@ def _restart_engine(name: str) -> None:
         )
 
 
+def kill_switch() -> None:
+    """Kill Open vSwitch, its database and what moves packets."""
+    for name in reversed(SWITCH):
+        file = SWITCH_RUN / f'{name}.pid'
+        pid = int(file.read_text())
+        os.kill(pid, signal.SIGKILL)
+        wait_until(f'{name} dead', lambda pid=pid: not exists(pid), timeout=10, interval=0.05)
+        file.unlink()  # its start takes a zombie for one that still runs
+
+
+def switch_answers() -> bool:
+    """Whether what moves packets is there."""
+    command = ('ovs-appctl', '--timeout=5', 'version')
+    return subprocess.run(command, capture_output=True, timeout=10).returncode == 0
+
+
+def restart_switch() -> None:
+    """Start it again, in the way in which it was.
+
+    The devices of Neutron's own agents have no end in it any more, as a switch in user space
+    made them; the agents take new ones when they start.
+    """
+    command = ('/usr/share/openvswitch/scripts/ovs-ctl', 'start', '--system-id=random')
+    subprocess.run((*command, '--no-monitor'), check=True, timeout=60, stdin=subprocess.DEVNULL)
+    for namespace in host.command('ip', 'netns', 'list').split():
+        if namespace.startswith(('qdhcp-', 'qrouter-')):
+            devices = json.loads(host.command('ip', '-n', namespace, '-json', 'link', 'show'))
+            for device in devices:
+                if 'NO-CARRIER' in device['flags']:
+                    host.command('ip', '-n', namespace, 'link', 'delete', device['ifname'])
+    restart('neutron-dhcp', 'neutron-l3')
+
+
 def mend(admin: User) -> None:
     """Have everything run again that a test may have killed."""
+    if not switch_answers():
+        restart_switch()
     if not runs('mariadb'):
         restart('mariadb')
     if not containerd_answers():
@@ -237,6 +273,8 @@ def mend(admin: User) -> None:
         restart_compute(admin)
 
 
+SWITCH = ('ovsdb-server', 'ovs-vswitchd')
+SWITCH_RUN = pathlib.Path('/var/run/openvswitch')
 DOCKER_PID = pathlib.Path('/var/run/docker.pid')
 _found: dict[str, list[str]] = {}  # the commands of engines that allinone found running
 _started: list[subprocess.Popen[bytes]] = []  # they outlive the tests

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from tests.cloud import faults, host
-from tests.cloud.cloud import User, Workspace, gateway, shown_addresses
+from tests.cloud.cloud import User, Workspace, address, gateway, shown_addresses
 from tests.cloud.waiting import wait_until
 
 pytestmark = pytest.mark.faults
@@ -122,6 +122,37 @@ def test_database_killed_while_containers_are_made(space: Workspace, sandbox: st
     user.wait(lives, 'Stopped', timeout=20)
     wait_until('Nova answers', lambda: _nova_answers(space.admin), timeout=60, interval=1)
     space.running()
+
+
+def test_switch_killed(space: Workspace, sandbox: str) -> None:
+    """Open vSwitch dies and comes back: sandboxes go on, and reach each other and no one else.
+
+    What is deleted meanwhile leaves nothing in the switch's database, which keeps its ports.
+    """
+    user, other, doomed = space.user, space.server(), space.server()
+    shut = space.server(security_groups=[{'name': space.group()}])
+    lives, reached = (space.running(sandbox=one, command=TALKS) for one in (sandbox, other))
+    target, closed = address(user, other), address(user, shut)
+    ping = 'ping -c 1 -W 1 '
+    wait_until('reached', lambda: user.execute(lives, ping + target)[1] == 0, timeout=15)
+    faults.kill_switch()
+    assert user.execute(lives, ping + target)[1] != 0
+    space.delete_server(doomed)
+    faults.restart_switch()
+    for what in (target, gateway(user)):
+        wait_until(
+            f'{what} is reached',
+            lambda what=what: user.execute(lives, ping + what)[1] == 0,
+            timeout=60,
+            interval=1,
+            explain=lambda: host.describe([sandbox, other]),
+        )
+    assert user.execute(lives, ping + closed)[1] != 0
+    for server in (sandbox, other, shut):
+        assert user.compute.get_server(server).status == 'ACTIVE'
+    assert [user.logs(one).count('began') for one in (lives, reached)] == [1, 1]
+    late = space.running(sandbox=space.server())
+    wait_until('reached', lambda: user.execute(late, ping + target)[1] == 0, timeout=15)
 
 
 def _nova_answers(admin: User) -> bool:

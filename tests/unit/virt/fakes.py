@@ -139,6 +139,8 @@ class FakeSwitch:
     def __init__(self, kernel):
         self.ports = {}
         self.stale = set()
+        self.silent = False
+        """Whether it is not there, which os-vif tells nobody when it unplugs."""
         self._kernel = kernel
         self._failures = []
 
@@ -163,6 +165,8 @@ class FakeSwitch:
 
     def listing(self):
         """Return what `zun_virt.switch.ports` does."""
+        if self.silent:
+            raise switch.SwitchError('Open vSwitch does not answer')
         return [
             switch.Port(device, port['iface-id'], port['vm-uuid'])
             for device, port in self.ports.items()
@@ -174,8 +178,9 @@ class FakeSwitch:
                 raise self._failures.pop(0)
         except Exception as error:  # noqa: BLE001
             raise os_vif.exception.UnplugException(vif=vif, err=error)  # noqa: B904  as os-vif does
-        self.ports.pop(vif.vif_name, None)
-        self.stale.discard(vif.vif_name)
+        if not self.silent:
+            self.ports.pop(vif.vif_name, None)
+            self.stale.discard(vif.vif_name)
         if not hasattr(vif, 'bridge_name') or not vif.vif_name.startswith('qvb'):
             self._kernel.devices.pop(vif.vif_name, None)
 

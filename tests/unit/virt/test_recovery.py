@@ -304,6 +304,20 @@ def test_an_orphan_that_cannot_be_removed_is_tried_again(machine, stray, strays)
     assert machine.leftovers() == {}
 
 
+def test_ports_of_a_server_deleted_while_the_switch_is_away(zun, machine, server, strays, caplog):
+    ports = dict(machine.switch.ports)
+    machine.switch.silent = True
+    zun.destroy(None, server, server.get_network_info())
+    machine.servers.all.clear()
+    machine.servers.fates[server.uuid] = Fate.DELETED
+    assert 'Open vSwitch does not answer' in caplog.text
+    age(strays)
+    assert machine.switch.ports == ports
+    machine.switch.silent = False
+    strays.look_around()
+    assert machine.leftovers() == {}
+
+
 def test_no_thread_of_a_driver_that_ended_stays(zun):
     zun.cleanup_host('host1')
     names = {thread.name for thread in threading.enumerate()}
