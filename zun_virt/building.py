@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import nova.conf
@@ -44,6 +45,7 @@ class Building(Storage):
     _images: image.Images
     _copies: copies.Copies
     _defaults: resources.Defaults
+    _nova_listens: Callable[[], bool]
 
     def _build(
         self,
@@ -96,12 +98,10 @@ class Building(Storage):
         block_device_info: Any,
         *,
         held: bool | None = None,
-        listening: bool = True,
     ) -> None:
         """Start a sandbox, or make sure of the network of one that runs.
 
         :param held: whether its containers stay stopped; None for as it was told last
-        :param listening: whether nova's service is far enough to be told by Neutron
         """
         steps = Steps()
         vifs = list(network_info or ())
@@ -124,7 +124,9 @@ class Building(Storage):
                 if made is None:
                     made = self._remake(context, instance, record, limits)
                 steps.done('sandbox')
-            self._connector.connect(instance, vifs, made, steps, fresh=fresh, awaited=listening)
+            # nova starts again by itself, before it listens, what was cut off at its last end.
+            awaited = self._nova_listens()
+            self._connector.connect(instance, vifs, made, steps, fresh=fresh, awaited=awaited)
             undo.pop_all()
         LOG.debug('Started in %s', steps, instance=instance)
 

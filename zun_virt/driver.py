@@ -17,6 +17,7 @@ from zun_virt import (
     checks,
     conf,
     copies,
+    engine,
     image,
     lifecycle,
     network,
@@ -74,10 +75,11 @@ class ZunDriver(
         config = CONF.zun_virt
         try:
             privsep.start()
-            client = connect(config.docker_url, config.docker_timeout)
+            client = connect(config.docker_url, config.docker_timeout, engine.PATIENCE)
             self._host = Host(client, host, config.max_parallel_starts)
             facts = self._host.check()
-            self._copies = copies.Copies(connect(config.docker_url, copies.TIMEOUT))
+            client = connect(config.docker_url, copies.TIMEOUT, engine.PATIENCE)
+            self._copies = copies.Copies(client)
             self._defaults = checks.at_start(facts)
             self._cgroups = cgroup.make(
                 facts.cgroup_driver, facts.cgroup_version, config.cgroup_root
@@ -221,8 +223,19 @@ class ZunDriver(
     ) -> None:
         """Stop and start a sandbox, hard or gently; it runs afterwards in any case."""
         timeout = CONF.shutdown_timeout if reboot_type == 'SOFT' else 0
-        self._stop(instance, network_info, timeout)
-        self._start(context, instance, network_info, block_device_info)
+        try:
+            self._stop(instance, network_info, timeout)
+            self._start(context, instance, network_info, block_device_info)
+        except FAILURES as error:
+            if self._nova_listens():
+                raise
+            # nova does again what was cut off at its last end, and would not start for this.
+            LOG.warning(
+                'It cannot be rebooted while nova-compute starts: %s; the next pass over the '
+                'sandboxes sees to it',
+                error,
+                instance=instance,
+            )
 
     @in_novas_words
     def resume_state_on_host_boot(
@@ -235,7 +248,7 @@ class ZunDriver(
     ) -> None:
         """Start a sandbox that ran before the host was started anew."""
         self._stop(instance, network_info, 0)
-        self._start(context, instance, network_info, block_device_info, listening=False)
+        self._start(context, instance, network_info, block_device_info)
 
     @in_novas_words
     def pause(self, instance: Any) -> None:

@@ -1,6 +1,6 @@
-"""Docker as the driver sees it: the one module that knows its library.
+"""What the driver asks of Docker, and what it is told.
 
-Errors of the engine and of the way to it leave here as `HostError` and its kin.
+The way to it is `zun_virt.engine`, whose errors leave here.
 """
 
 from __future__ import annotations
@@ -13,36 +13,23 @@ import time
 import typing
 from collections.abc import Callable, Iterator
 
-import docker
-import docker.errors
-import requests
 from oslo_log import log as logging
 
 from zun_virt import sandbox
 from zun_virt.containers import Container as Container
 from zun_virt.containers import moment, own_limits
+from zun_virt.engine import Conflict as Conflict
+from zun_virt.engine import HostError as HostError
+from zun_virt.engine import HostUnavailable as HostUnavailable
+from zun_virt.engine import NotFound as NotFound
+from zun_virt.engine import connect as connect
+from zun_virt.engine import translated as translated
 
 LOG = logging.getLogger(__name__)
 
 MINIMUM_API_VERSION = (1, 40)
 
 _REMOVAL_SECONDS = 30.0
-
-
-class HostError(Exception):
-    """Docker could not do what it was asked; the message says what that was."""
-
-
-class HostUnavailable(HostError):
-    """Docker did not answer, or not in time."""
-
-
-class NotFound(HostError):
-    """The container or image does not exist."""
-
-
-class Conflict(HostError):
-    """The container's state does not allow it."""
 
 
 class ImageRefused(HostError):
@@ -70,17 +57,6 @@ class Facts:
     swap_limit: bool
     version_text: str = ''
     backing: str = ''
-
-
-def connect(url: str, timeout: int) -> typing.Any:
-    """Return a client of the engine at `url`, at the newest API version both know.
-
-    :param timeout: seconds to wait for an answer
-    :raises HostUnavailable: the engine does not answer
-    """
-    with translated(f'Connecting to {url}'):
-        # One client serves all threads; its pool is a number to keep, not a limit.
-        return docker.APIClient(base_url=url, version='auto', timeout=timeout, max_pool_size=32)
 
 
 class Host:
@@ -378,20 +354,3 @@ def _reference(name: str) -> tuple[str, str]:
         return repository, digest
     head, colon, tag = name.rpartition(':')
     return (head, tag) if colon and '/' not in tag else (name, 'latest')
-
-
-@contextlib.contextmanager
-def translated(attempt: str) -> Iterator[None]:
-    """Raise errors of the library as ours, with what was attempted.
-
-    :raises HostError: or one of its kin
-    """
-    try:
-        yield
-    except docker.errors.APIError as error:
-        text = f'{attempt}: {error.explanation or error}'
-        kinds: dict[int, type[HostError]] = {404: NotFound, 409: Conflict}
-        raise kinds.get(error.status_code or 0, HostError)(text) from error
-    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
-        # Among them the library's failure to read an empty answer.
-        raise HostUnavailable(f'{attempt}: {error}') from error

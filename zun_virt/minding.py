@@ -43,6 +43,10 @@ class Minding:
             self._passes.wake('sandboxes')
             self._passes.wake('orphans')
 
+    def _nova_listens(self) -> bool:
+        """Return whether nova-compute has started; before, it hears of no event."""
+        return self._recovery.begun
+
     def _forgotten_ports(self, instance: Any) -> list[Any]:
         """Return what the switch still has of a server whose ports nova names no more.
 

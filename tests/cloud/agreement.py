@@ -30,7 +30,7 @@ def of_server(user: User, server_id: str, *, runs: bool) -> str | None:
     started = found[0].attrs['State']['StartedAt']
     if runs and (record.pause is None or record.pause.started_at != started):
         return f'{server_id} was started at {started}, and its record says {record.pause}'
-    return _of_ports(user, record, runs=runs) or of_volumes(user, record)
+    return _of_ports(user, record, runs=runs) or _of_volumes(user, record, runs=runs)
 
 
 def _of_ports(user: User, record: Sandbox, *, runs: bool) -> str | None:
@@ -42,8 +42,7 @@ def _of_ports(user: User, record: Sandbox, *, runs: bool) -> str | None:
     return f'{server_id}: the switch lacks {missing}' if missing else None
 
 
-def of_volumes(user: User, record: Sandbox) -> str | None:
-    """Return in what the volumes of a server differ from those of its sandbox."""
+def _of_volumes(user: User, record: Sandbox, *, runs: bool) -> str | None:
     server_id = record.instance_id
     listed = {one.volume_id for one in user.compute.volume_attachments(server_id)}
     mine = {volume.id for volume in record.volumes}
@@ -54,8 +53,8 @@ def of_volumes(user: User, record: Sandbox) -> str | None:
             return f'{server_id}: its record lacks volume {volume_id}, which is {status}'
     mounts = host.mounts()
     for volume_id in mine:
-        if not any(volume_id in mount for mount in mounts):
-            return f'{server_id}: volume {volume_id} is not mounted'
+        if any(volume_id in mount for mount in mounts) is not runs:
+            return f'{server_id}: volume {volume_id} is {"not " if runs else ""}mounted'
     return None
 
 

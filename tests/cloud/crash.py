@@ -22,7 +22,7 @@ import openstack
 from keystoneauth1 import exceptions as keystone_errors
 from zunclient.common.apiclient import exceptions as zun_errors
 
-from tests.cloud import agreement, cloud, faults, host, users
+from tests.cloud import agreement, cloud, faults, host, moved, users
 from tests.cloud.storage import Storage
 from tests.cloud.waiting import wait_until
 
@@ -78,7 +78,12 @@ class Crash:
         )
 
     def finish(self) -> None:
-        """Delete every server, and see that its containers go and its volumes are free."""
+        """Delete every server, and see that its containers go and its volumes are free.
+
+        Before that, Placement must have what there is and nothing else.
+        """
+        if self._servers:
+            moved.assert_nothing_to_heal(self._servers[-1])
         for server in self._servers:
             self._user.compute.delete_server(server)
         for server in self._servers:

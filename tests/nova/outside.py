@@ -66,7 +66,7 @@ class Outside(fixtures.Fixture):
 
     def _lead_the_driver_here(self):
         replaced = {
-            'docker.APIClient': _client,
+            'zun_virt.engine.Client': _client,
             'os_vif.plug': lambda vif, instance: _holder(vif.vif_name).switch.plug(vif, instance),
             'os_vif.unplug': lambda vif, instance: _holder(vif.vif_name).switch.unplug(
                 vif, instance

@@ -10,6 +10,9 @@ import threading
 class Engine(socketserver.ThreadingUnixStreamServer):
     """Answers by the last part of a path, and knows no container.
 
+    An answer is a document; or a list of what is said one time after the other: a document, what
+    went wrong as text, or None for an engine that goes away instead.
+
     :ivar asked: the paths of its requests
     :ivar connections: how often it was connected to
     """
@@ -31,14 +34,27 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.connections += 1
 
     def do_GET(self):
+        self.rfile.read(int(self.headers.get('Content-Length', 0)))
         self.server.asked.append(self.path)
-        said = self.server.answers.get(self.path.rpartition('/')[2])
-        body = json.dumps(said or {'message': 'No such container'}).encode()
-        self.send_response(200 if said else 404)
+        last = self.path.partition('?')[0].rpartition('/')[2]
+        said, code = self.server.answers.get(last), 200
+        if isinstance(said, list):
+            said = said.pop(0)
+            if said is None:
+                self.close_connection = True
+                return
+            if isinstance(said, str):
+                said, code = {'message': said}, 500
+        if said is None:
+            said, code = {'message': 'No such container'}, 404
+        body = json.dumps(said).encode()
+        self.send_response(code)
         self.send_header('Content-Type', 'application/json')
         self.send_header('Content-Length', str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    do_POST = do_DELETE = do_GET
 
     def address_string(self):
         return 'socket'

@@ -41,7 +41,7 @@ def test_there_is_code_to_hold():
 @pytest.mark.parametrize(
     ('package', 'library', 'modules'),
     [
-        ('zun_virt', 'docker', {'zun_virt/host.py'}),
+        ('zun_virt', 'docker', {'zun_virt/engine.py'}),
         ('zun_agent', 'docker', {'zun_agent/runtime.py'}),
         ('zun_virt', 'os_vif', {'zun_virt/network.py'}),
         ('zun_virt', 'oslo_privsep', {'zun_virt/privsep/__init__.py'}),

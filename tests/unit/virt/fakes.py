@@ -13,13 +13,12 @@ import shutil
 import uuid
 from unittest import mock
 
-import docker.errors
 import os_vif
 import os_vif.exception
 from os_brick.initiator import connector
 
 from tests.unit.virt import fake_cloud, fake_docker, storage
-from zun_virt import privsep, sandbox, servers, switch
+from zun_virt import engine, privsep, sandbox, servers, switch
 from zun_virt.privsep import cgroups, filesystems, interfaces
 
 CONTROLLERS = ('blkio', 'cpu,cpuacct', 'cpuset', 'memory', 'pids')
@@ -209,7 +208,7 @@ class FakeMachine:
             def replace(target, name, value):
                 stack.enter_context(mock.patch.object(target, name, value))
 
-            replace(docker, 'APIClient', lambda **_options: self.docker)
+            replace(engine, 'Client', lambda **_options: self.docker)
             replace(os_vif, 'plug', self.switch.plug)
             replace(os_vif, 'unplug', self.switch.unplug)
             replace(switch, 'ports', self.switch.listing)

@@ -40,6 +40,7 @@ def test_start_keeps_the_container_and_wires_it_anew(zun, machine, virtapi, vif)
     ran = machine.add_container(instance.uuid)
     before = record(machine, instance)
     instance.vm_state = 'stopped'
+    zun._recovery.begin()
     zun.power_off(instance)
     vif['active'] = True
     zun.power_on(None, instance, [vif])
@@ -87,13 +88,28 @@ def test_a_reboot_ends_in_a_running_sandbox(zun, machine, vif, kind, before):
     assert len(machine.glance.downloads) == 1
 
 
-def test_after_a_reboot_nobody_waits_for_words_that_cannot_be_heard(zun, machine, virtapi, vif):
+@pytest.mark.parametrize('asked', ['resume_state_on_host_boot', 'reboot', 'power_on'])
+def test_nobody_waits_for_words_that_cannot_be_heard(zun, machine, virtapi, vif, asked):
+    """While nova-compute starts, it does by itself what was cut off at its last end."""
     instance = spawn(zun, make_instance(), [vif])
     machine.docker.kill(sandbox.sandbox_name(instance.uuid))
     virtapi.awaited.clear()
-    zun.resume_state_on_host_boot(None, instance, [vif], None)
+    further = {'reboot': ('HARD',), 'resume_state_on_host_boot': (None,)}
+    getattr(zun, asked)(None, instance, [vif], *further.get(asked, ()))
     assert not any(events for events, _ in virtapi.awaited)
     assert record(machine, instance).state is State.READY
+
+
+def test_nova_compute_starts_with_a_sandbox_that_does_not(zun, machine, vif, caplog):
+    instance = spawn(zun, make_instance(), [vif])
+    machine.docker.fail('start', fake_docker.api_error(500, 'no room'))
+    zun.reboot(None, instance, [vif], 'HARD')
+    assert 'cannot be rebooted while nova-compute starts' in caplog.text
+    assert record(machine, instance).state is State.STOPPED
+    zun._recovery.begin()
+    machine.docker.fail('start', fake_docker.api_error(500, 'no room'))
+    with pytest.raises(exception.NovaException, match='no room'):
+        zun.reboot(None, instance, [vif], 'HARD')
 
 
 def test_a_failed_start_leaves_a_stopped_sandbox(zun, machine, vif):

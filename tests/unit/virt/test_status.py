@@ -10,7 +10,7 @@ import docker.errors
 import pytest
 
 from tests.unit.virt.conftest import CONF
-from zun_virt import checks, network, privsep, status
+from zun_virt import checks, engine, network, privsep, status
 from zun_virt.checks import Level
 
 # oslo.upgradecheck's, of the library by which it prints tables.
@@ -135,7 +135,7 @@ def test_docker_that_does_not_answer(host, capsys, monkeypatch):
     def refuse(**options):
         raise docker.errors.DockerException('connection refused')
 
-    monkeypatch.setattr(docker, 'APIClient', refuse)
+    monkeypatch.setattr(engine, 'Client', refuse)
     code, found = run(capsys)
     assert code == 2
     assert found['Docker Engine'][0] == 'Failure'

@@ -1,0 +1,128 @@
+"""The way to the Docker Engine: the one module that knows its library.
+
+Errors of the engine and of the way to it leave here as `HostError` and its kin. A restart of the
+engine is no error, if it does not take long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import typing
+from collections.abc import Iterator
+
+import docker
+import docker.errors
+import requests
+from oslo_log import log as logging
+
+LOG = logging.getLogger(__name__)
+
+PATIENCE = 20.0
+"""Seconds that an engine with live-restore, or its containerd, has to be there again.
+
+An upgrade of their packages restarts them, and what a tenant asked for just then shall not end
+in ERROR for it.
+"""
+
+_INTERVAL = 0.2
+
+_REPEATABLE = ('/start', '/stop', '/pause', '/unpause', '/kill')
+"""What may be asked for again where it is not known whether it was done."""
+
+
+class HostError(Exception):
+    """Docker could not do what it was asked; the message says what that was."""
+
+
+class HostUnavailable(HostError):
+    """Docker did not answer, or not in time."""
+
+
+class NotFound(HostError):
+    """The container or image does not exist."""
+
+
+class Conflict(HostError):
+    """The container's state does not allow it."""
+
+
+def connect(url: str, timeout: int, patience: float = 0) -> typing.Any:
+    """Return a client of the engine at `url`, at the newest API version both know.
+
+    :param timeout: seconds to wait for an answer
+    :param patience: seconds to wait for an engine that is not there
+    :raises HostUnavailable: the engine does not answer
+    """
+    # One client serves all threads; its pool is a number to keep, not a limit.
+    settings = {'base_url': url, 'version': 'auto', 'timeout': timeout, 'max_pool_size': 32}
+    with translated(f'Connecting to {url}'):
+        return Client(patience=patience, **settings)
+
+
+class Client(docker.APIClient):
+    """Docker's own client; what the engine did not take because it was not there, it asks again."""
+
+    def __init__(self, *, patience: float, **settings: typing.Any) -> None:
+        """Wait so many seconds for an engine that is not there."""
+        self._patience = patience
+        super().__init__(**settings)
+
+    def send(self, request: requests.PreparedRequest, **settings: typing.Any) -> requests.Response:
+        """Send a request, and again while the engine restarts.
+
+        :raises requests.ConnectionError: it is not there, or went away in the middle of what may
+            not be done twice
+        """
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                answer: requests.Response = super().send(request, **settings)
+                if not _lacks_containerd(request, answer) or time.monotonic() > deadline:
+                    return answer
+                reason = 'it has no containerd'
+            except requests.ConnectionError as error:
+                if not _may_be_sent_again(request, error) or time.monotonic() > deadline:
+                    raise
+                reason = str(error)
+            LOG.debug('%s %s is tried again: %s', request.method, request.path_url, reason)
+            time.sleep(_INTERVAL)
+
+
+def _lacks_containerd(request: requests.PreparedRequest, answer: requests.Response) -> bool:
+    """Return whether a container was not started because containerd was away."""
+    return (
+        answer.status_code == requests.codes.server_error
+        and _path(request).endswith('/start')
+        and answer.text.rstrip('"}\n').endswith(': unavailable')
+    )
+
+
+def _may_be_sent_again(request: requests.PreparedRequest, error: Exception) -> bool:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionRefusedError | FileNotFoundError):
+            return True  # nobody heard it
+        cause = cause.__context__
+    return request.method in ('GET', 'DELETE') or _path(request).endswith(_REPEATABLE)
+
+
+def _path(request: requests.PreparedRequest) -> str:
+    return str(request.path_url).partition('?')[0]
+
+
+@contextlib.contextmanager
+def translated(attempt: str) -> Iterator[None]:
+    """Raise errors of the library as ours, with what was attempted.
+
+    :raises HostError: or one of its kin
+    """
+    try:
+        yield
+    except docker.errors.APIError as error:
+        text = f'{attempt}: {error.explanation or error}'
+        kinds: dict[int, type[HostError]] = {404: NotFound, 409: Conflict}
+        raise kinds.get(error.status_code or 0, HostError)(text) from error
+    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+        # Among them the library's failure to read an empty answer.
+        raise HostUnavailable(f'{attempt}: {error}') from error
