@@ -80,7 +80,7 @@ class Client(docker.APIClient):
                 answer: requests.Response = super().send(request, **settings)
                 if not _lacks_containerd(request, answer) or time.monotonic() > deadline:
                     return answer
-                reason = 'it has no containerd'
+                reason = answer.text.strip()
             except requests.ConnectionError as error:
                 if not _may_be_sent_again(request, error) or time.monotonic() > deadline:
                     raise
@@ -90,12 +90,14 @@ class Client(docker.APIClient):
 
 
 def _lacks_containerd(request: requests.PreparedRequest, answer: requests.Response) -> bool:
-    """Return whether a container was not started because containerd was away."""
-    return (
-        answer.status_code == requests.codes.server_error
-        and _path(request).endswith('/start')
-        and answer.text.rstrip('"}\n').endswith(': unavailable')
-    )
+    """Return whether a container was not started because containerd is or was away.
+
+    What a start that was cut off left with runc, the next one clears, and fails itself.
+    """
+    if answer.status_code != requests.codes.server_error or not _path(request).endswith('/start'):
+        return False
+    said = str(answer.text).rstrip('"}\n')
+    return said.endswith((': unavailable', 'id already in use'))
 
 
 def _may_be_sent_again(request: requests.PreparedRequest, error: Exception) -> bool:
