@@ -51,10 +51,11 @@ def _of_volumes(user: User, record: Sandbox, *, runs: bool) -> str | None:
     for volume_id in listed - mine:
         if (status := _status(user, volume_id)) not in COMES_AND_GOES:
             return f'{server_id}: its record lacks volume {volume_id}, which is {status}'
-    mounts = host.mounts()
-    for volume_id in mine:
-        if any(volume_id in mount for mount in mounts) is not runs:
-            return f'{server_id}: volume {volume_id} is {"not " if runs else ""}mounted'
+    if runs:
+        mounts = host.mounts()
+        for volume_id in mine:
+            if not any(volume_id in mount for mount in mounts):
+                return f'{server_id}: volume {volume_id} is not mounted'
     return None
 
 
