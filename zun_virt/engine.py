@@ -94,10 +94,10 @@ def _lacks_containerd(request: requests.PreparedRequest, answer: requests.Respon
 
     What a start that was cut off left with runc, the next one clears, and fails itself.
     """
-    if answer.status_code != requests.codes.server_error or not _path(request).endswith('/start'):
+    if answer.ok or not _path(request).endswith('/start'):
         return False
     said = str(answer.text).rstrip('"}\n')
-    return said.endswith((': unavailable', 'id already in use'))
+    return said.endswith((': unavailable', 'id already in use', ': already exists'))
 
 
 def _may_be_sent_again(request: requests.PreparedRequest, error: Exception) -> bool:

@@ -54,11 +54,13 @@ class Crash:
         self._storage = storage
         self._servers: list[str] = []
         self._containers: dict[str, str] = {}  # by the server in which it is
+        self._asked: dict[str, str] = {}  # of which server something was asked in this round
         self.done: collections.Counter[str] = collections.Counter()
 
     def round(self) -> None:
         """Ask for some things, kill a service meanwhile, and wait until all is right again."""
         victim, kill, start = self._chance.choice(self._victims())
+        self._asked.clear()
         asked = [self._choose() for _ in range(AT_ONCE)]
         before, after = self._chance.uniform(0, 4), self._chance.uniform(0, 2)
         began = time.monotonic()
@@ -104,10 +106,18 @@ class Crash:
         ]
 
     def _choose(self) -> tuple[str, Callable[[], object]]:
-        compute, network = self._user.compute, self._network
         if len(self._servers) < 2 or (len(self._servers) < MOST and self._chance.random() < 0.3):
             return 'create', self._create
-        server = self._chance.choice(self._servers)
+        lasting = [one for one in self._servers if self._asked.get(one) != 'delete']
+        if not lasting:
+            return 'create', self._create
+        server = self._chance.choice(lasting)
+        name, act = self._chance.choice(self._choices(server))
+        self._asked[server] = name
+        return name, act
+
+    def _choices(self, server: str) -> list[tuple[str, Callable[[], object]]]:
+        compute, network = self._user.compute, self._network
         choices: list[tuple[str, Callable[[], object]]] = [
             ('stop', lambda: compute.stop_server(server)),
             ('start', lambda: compute.start_server(server)),
@@ -117,9 +127,11 @@ class Crash:
             ('attach volume', lambda: self._attach_volume(server)),
             ('detach volume', lambda: self._detach_volume(server)),
             ('run', lambda: self._run(server)),
-            ('delete', lambda: compute.delete_server(server)),
         ]
-        return self._chance.choice(choices)
+        # nova itself leaves a port in Neutron that it makes for a server that is being deleted.
+        if self._asked.get(server) != 'attach':
+            choices.append(('delete', lambda: compute.delete_server(server)))
+        return choices
 
     def _ask(self, name: str, act: Callable[[], object]) -> str:
         try:

@@ -90,7 +90,7 @@ def test_what_may_not_be_done_twice_is_not(ours, docker, answers):
 
 
 def test_a_containerd_that_is_away_is_waited_for(ours, answers):
-    answers['start'] = [AWAY, AWAY, 'id already in use', {'done': True}]
+    answers['start'] = [AWAY, 'task one: already exists', 'id already in use', {'done': True}]
     ours.start('one')
     assert answers['start'] == []
 
