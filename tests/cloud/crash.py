@@ -54,7 +54,7 @@ class Crash:
         self._storage = storage
         self._servers: list[str] = []
         self._containers: dict[str, str] = {}  # by the server in which it is
-        self._asked: dict[str, str] = {}  # of which server something was asked in this round
+        self._asked: set[tuple[str, str]] = set()  # of which server, and what, in this round
         self.done: collections.Counter[str] = collections.Counter()
 
     def round(self) -> None:
@@ -108,12 +108,12 @@ class Crash:
     def _choose(self) -> tuple[str, Callable[[], object]]:
         if len(self._servers) < 2 or (len(self._servers) < MOST and self._chance.random() < 0.3):
             return 'create', self._create
-        lasting = [one for one in self._servers if self._asked.get(one) != 'delete']
+        lasting = [one for one in self._servers if (one, 'delete') not in self._asked]
         if not lasting:
             return 'create', self._create
         server = self._chance.choice(lasting)
         name, act = self._chance.choice(self._choices(server))
-        self._asked[server] = name
+        self._asked.add((server, name))
         return name, act
 
     def _choices(self, server: str) -> list[tuple[str, Callable[[], object]]]:
@@ -129,7 +129,7 @@ class Crash:
             ('run', lambda: self._run(server)),
         ]
         # nova itself leaves a port in Neutron that it makes for a server that is being deleted.
-        if self._asked.get(server) != 'attach':
+        if (server, 'attach') not in self._asked:
             choices.append(('delete', lambda: compute.delete_server(server)))
         return choices
 
