@@ -160,18 +160,26 @@ class Building(Storage):
         return chosen, images
 
     def _remove(
-        self, instance: Any, timeout: int, vifs: Any, block_device_info: Any = None
+        self,
+        instance: Any,
+        timeout: int,
+        vifs: Any,
+        block_device_info: Any = None,
+        *,
+        ports_go: bool = True,
     ) -> None:
         """Remove a sandbox with all that belongs to it, as far as it is there.
 
         :param timeout: seconds that its containers have to end by themselves
+        :param ports_go: whether its ports go, too, those of `vifs` and all that the switch has
         """
         record = self._sandboxes.record(instance.uuid)
+        had_ports = vifs or self._sandboxes.store.directory(instance.uuid).is_dir()
         release = self._releasing(instance, vifs, block_device_info)
         self._sandboxes.remove(instance.uuid, timeout, release)
         for name in record.images.values() if record else ():
             self._copies.remove(name)
-        if vifs:
+        if ports_go and had_ports:
             self._leave_to_orphans(instance)
 
     def _leave_to_orphans(self, instance: Any) -> None:
@@ -184,13 +192,17 @@ class Building(Storage):
             left = ', '.join(port['devname'] for port in orphans.forgotten_ports(instance.uuid))
         except switch.SwitchError as error:
             left = str(error)
-        if left:
+        if not left:
+            return
+        LOG.warning(
+            'The switch may still have ports of it (%s); the search for orphans removes them',
+            left,
+            instance=instance,
+        )
+        try:
             self._sandboxes.store.create(instance.uuid)
-            LOG.warning(
-                'The switch may still have ports of it (%s); the search for orphans removes them',
-                left,
-                instance=instance,
-            )
+        except OSError as error:
+            LOG.error('Its ports stay on the switch: %s', error, instance=instance)  # noqa: TRY400
 
     def _undo(self, instance: Any, vifs: list[Any], block_device_info: Any) -> None:
         """Remove what a failed spawn made; nova shows the user what made it fail."""

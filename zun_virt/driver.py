@@ -183,7 +183,7 @@ class ZunDriver(
     ) -> None:
         """Remove what a sandbox that has gone from this host left."""
         vifs = network_info if destroy_vifs else ()
-        self._remove(instance, 0, vifs, block_device_info)
+        self._remove(instance, 0, vifs, block_device_info, ports_go=destroy_vifs)
 
     # -- power ------------------------------------------------------------------------
 
@@ -231,8 +231,8 @@ class ZunDriver(
                 raise
             # nova does again what was cut off at its last end, and would not start for this.
             LOG.warning(
-                'It cannot be rebooted while nova-compute starts: %s; the next pass over the '
-                'sandboxes sees to it',
+                'Its reboot was cut off at the last end of nova-compute and cannot be done now: '
+                '%s; the server ends SHUTOFF, and may be started',
                 error,
                 instance=instance,
             )

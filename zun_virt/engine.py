@@ -7,6 +7,7 @@ engine is no error, if it does not take long.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import time
 import typing
 from collections.abc import Iterator
@@ -27,8 +28,10 @@ in ERROR for it.
 
 _INTERVAL = 0.2
 
-_REPEATABLE = ('/start', '/stop', '/pause', '/unpause', '/kill')
+_REPEATABLE = ('/start', '/stop', '/pause', '/unpause')
 """What may be asked for again where it is not known whether it was done."""
+
+_NEED_CONTAINERD = ('/start', '/pause', '/unpause')
 
 
 class HostError(Exception):
@@ -74,39 +77,53 @@ class Client(docker.APIClient):
         :raises requests.ConnectionError: it is not there, or went away in the middle of what may
             not be done twice
         """
-        deadline = time.monotonic() + self._patience
+        deadline: float | None = None
         while True:
             try:
                 answer: requests.Response = super().send(request, **settings)
-                if not _lacks_containerd(request, answer) or time.monotonic() > deadline:
+                if not _lacks_containerd(request, answer):
                     return answer
+                failure: Exception | None = None
                 reason = answer.text.strip()
-            except requests.ConnectionError as error:
-                if not _may_be_sent_again(request, error) or time.monotonic() > deadline:
+            except requests.RequestException as error:
+                if not _may_be_sent_again(request, error):
                     raise
-                reason = str(error)
-            LOG.debug('%s %s is tried again: %s', request.method, request.path_url, reason)
+                failure, reason = error, str(error)
+            if deadline is None:
+                deadline = time.monotonic() + self._patience
+                LOG.debug('%s %s is tried again: %s', request.method, request.path_url, reason)
+            if time.monotonic() >= deadline:
+                if failure is not None:
+                    raise failure
+                return answer
             time.sleep(_INTERVAL)
 
 
 def _lacks_containerd(request: requests.PreparedRequest, answer: requests.Response) -> bool:
-    """Return whether a container was not started because containerd is or was away.
+    """Return whether something was not done because containerd is or was away.
 
     What a start that was cut off left with runc, the next one clears, and fails itself.
     """
-    if answer.ok or not _path(request).endswith('/start'):
+    codes = (requests.codes.server_error, requests.codes.conflict)
+    if answer.status_code not in codes or not _path(request).endswith(_NEED_CONTAINERD):
         return False
     said = str(answer.text).rstrip('"}\n')
     return said.endswith((': unavailable', 'id already in use', ': already exists'))
 
 
 def _may_be_sent_again(request: requests.PreparedRequest, error: Exception) -> bool:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ConnectionRefusedError | FileNotFoundError):
-            return True  # nobody heard it
-        cause = cause.__context__
-    return request.method in ('GET', 'DELETE') or _path(request).endswith(_REPEATABLE)
+    cause = _cause(error)
+    if isinstance(cause, ConnectionRefusedError | FileNotFoundError):
+        return True  # nobody heard it
+    cut = (ConnectionResetError, BrokenPipeError, http.client.IncompleteRead)
+    repeatable = request.method in ('GET', 'DELETE') or _path(request).endswith(_REPEATABLE)
+    return isinstance(cause, cut) and repeatable
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what the libraries in between have wrapped; they do so in arguments."""
+    inner = [one for one in error.args if isinstance(one, BaseException)]
+    return _cause(inner[-1]) if inner else error
 
 
 def _path(request: requests.PreparedRequest) -> str:

@@ -45,7 +45,7 @@ class Minding:
 
     def _nova_listens(self) -> bool:
         """Return whether nova-compute has started; before, it hears of no event."""
-        return self._recovery.begun
+        return self._recovery.nova_listens
 
     def _forgotten_ports(self, instance: Any) -> list[Any]:
         """Return what the switch still has of a server whose ports nova names no more.
@@ -54,7 +54,8 @@ class Minding:
         gone by then, and those of the switch would stay.
         """
         record = self._sandboxes.record(instance.uuid)
-        if record is None or not record.addresses:
+        bare = record is None and self._sandboxes.store.directory(instance.uuid).is_dir()
+        if not bare and not (record and record.addresses):
             return []
         try:
             return orphans.forgotten_ports(instance.uuid)

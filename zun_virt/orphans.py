@@ -100,7 +100,7 @@ def forgotten_ports(instance_id: str) -> list[model.VIF]:
 
     :raises zun_virt.switch.SwitchError: it does not answer
     """
-    return [_vif(port) for port in switch.ports() if port.instance_id == instance_id]
+    return [_vif(port) for port in switch.ports(instance_id)]
 
 
 def _vif(port: switch.Port) -> model.VIF:
@@ -110,7 +110,7 @@ def _vif(port: switch.Port) -> model.VIF:
         id=port.port_id,
         address='00:00:00:00:00:00',
         type=model.VIF_TYPE_OVS,
-        devname=f'tap{port.port_id}'[:14],
+        devname=port.device,
         ovs_interfaceid=port.port_id,
         delegate_create=True,
         network=model.Network(id=port.port_id, bridge=bridge, subnets=[]),

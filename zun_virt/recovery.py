@@ -67,6 +67,8 @@ class Recovery:
         self._servers = known
         self._clock = clock
         self._begun = threading.Event()
+        self.nova_listens = False
+        """Whether nova-compute has come so far that events of Neutron reach it."""
         self._guard = threading.Lock()
         self._at_work: set[str] = set()
         self._starts: defaultdict[str, deque[float]] = defaultdict(deque)
@@ -75,6 +77,7 @@ class Recovery:
     def begin(self) -> None:
         """Act from now on: nova has done with what it does by itself when it starts."""
         self._begun.set()
+        self.nova_listens = True
 
     @property
     def begun(self) -> bool:

@@ -33,11 +33,12 @@ class Port:
     instance_id: str
 
 
-def ports() -> list[Port]:
+def ports(instance_id: str | None = None) -> list[Port]:
     """Return all servers' ports, with one question to the switch's database.
 
     Those of other hypervisors on the same switch are among them.
 
+    :param instance_id: of the one server whose ports are wanted
     :raises SwitchError: it does not answer
     """
     settings = CONF.os_vif_ovs
@@ -48,8 +49,8 @@ def ports() -> list[Port]:
         f'--timeout={seconds}',
         '--format=json',
         '--columns=name,external_ids',
-        'list',
-        'Interface',
+        *(['list', 'Interface'] if instance_id is None else ['find', 'Interface']),
+        *([f'external_ids:vm-uuid={instance_id}'] if instance_id else []),
     ]
     try:
         answer = subprocess.run(

@@ -11,8 +11,6 @@ from zun_virt.sandbox import Sandbox, State
 COMES_AND_GOES = ('attaching', 'detaching', 'reserved')
 """States of a volume in which Nova leaves it for good when it dies at that instant."""
 
-RESTING = ('Running', 'Stopped')
-
 
 def of_server(user: User, server_id: str, *, runs: bool) -> str | None:
     """Return in what a server that Nova has done with and its sandbox differ, None for nothing.

@@ -130,7 +130,8 @@ def test_switch_killed(space: Workspace, sandbox: str) -> None:
     What is deleted meanwhile leaves nothing in the switch's database, which keeps its ports.
     """
     user, other, doomed = space.user, space.server(), space.server()
-    shut = space.server(security_groups=[{'name': space.group()}])
+    shut_in = space.group()
+    shut = space.server(security_groups=[{'name': shut_in}])
     lives, reached = (space.running(sandbox=one, command=TALKS) for one in (sandbox, other))
     target, closed = address(user, other), address(user, shut)
     ping = 'ping -c 1 -W 1 '
@@ -148,6 +149,8 @@ def test_switch_killed(space: Workspace, sandbox: str) -> None:
             explain=lambda: host.describe([sandbox, other]),
         )
     assert user.execute(lives, ping + closed)[1] != 0
+    space.allow(shut_in, protocol='icmp', ether_type='IPv4')
+    wait_until('let in', lambda: user.execute(lives, ping + closed)[1] == 0, timeout=30)
     for server in (sandbox, other, shut):
         assert user.compute.get_server(server).status == 'ACTIVE'
     assert [user.logs(one).count('began') for one in (lives, reached)] == [1, 1]

@@ -275,11 +275,11 @@ class Outside(fixtures.Fixture):
             self.docker.down = False
 
 
-def _ports():
+def _ports(instance_id=None):
     """Return what the switch of the host that this thread works for has."""
     engine = getattr(_thread, 'engine', None)
     found = [each for each in _HOSTS.values() if each.docker is engine]
-    return found[0].switch.listing() if found else []
+    return found[0].switch.listing(instance_id) if found else []
 
 
 def _client(base_url, **_options):

@@ -5,6 +5,7 @@ import http.server
 import json
 import socketserver
 import threading
+import time
 
 
 class Engine(socketserver.ThreadingUnixStreamServer):
@@ -13,6 +14,7 @@ class Engine(socketserver.ThreadingUnixStreamServer):
     An answer is a document; or a list of what is said one time after the other: a document, what
     went wrong as text, or None for an engine that goes away instead.
 
+    :ivar delay: seconds that an answer takes
     :ivar asked: the paths of its requests
     :ivar connections: how often it was connected to
     """
@@ -22,6 +24,7 @@ class Engine(socketserver.ThreadingUnixStreamServer):
     def __init__(self, path, answers):
         self.answers = answers
         self.asked = []
+        self.delay = 0.0
         self.connections = 0
         super().__init__(str(path), _Handler)
 
@@ -36,6 +39,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.rfile.read(int(self.headers.get('Content-Length', 0)))
         self.server.asked.append(self.path)
+        time.sleep(self.server.delay)
         last = self.path.partition('?')[0].rpartition('/')[2]
         said, code = self.server.answers.get(last), 200
         if isinstance(said, list):

@@ -162,13 +162,14 @@ class FakeSwitch:
             'made': made,
         }
 
-    def listing(self):
+    def listing(self, instance_id=None):
         """Return what `zun_virt.switch.ports` does."""
         if self.silent:
             raise switch.SwitchError('Open vSwitch does not answer')
         return [
             switch.Port(device, port['iface-id'], port['vm-uuid'])
             for device, port in self.ports.items()
+            if instance_id in (None, port['vm-uuid'])
         ]
 
     def unplug(self, vif, instance):

@@ -304,10 +304,20 @@ def test_an_orphan_that_cannot_be_removed_is_tried_again(machine, stray, strays)
     assert machine.leftovers() == {}
 
 
-def test_ports_of_a_server_deleted_while_the_switch_is_away(zun, machine, server, strays, caplog):
-    ports = dict(machine.switch.ports)
+@pytest.mark.parametrize('device', ['tap', 'qvo'])
+@pytest.mark.parametrize('how_often', [1, 2])
+@pytest.mark.parametrize('named', [True, False])
+def test_ports_of_a_server_deleted_while_the_switch_is_away(
+    zun, machine, server, strays, caplog, device, how_often, named
+):
+    """However the switch calls them, whether nova names them, and if nova deletes it once more."""
+    ports = {device + name[3:]: port for name, port in machine.switch.ports.items()}
+    assert ports
+    machine.switch.ports = dict(ports)
     machine.switch.silent = True
-    zun.destroy(None, server, server.get_network_info())
+    zun.destroy(None, server, server.get_network_info() if named else [])
+    for _ in range(how_often - 1):
+        zun.destroy(None, server, [])
     machine.servers.all.clear()
     machine.servers.fates[server.uuid] = Fate.DELETED
     assert 'Open vSwitch does not answer' in caplog.text
