@@ -100,12 +100,23 @@ def test_nobody_waits_for_words_that_cannot_be_heard(zun, machine, virtapi, vif,
     assert record(machine, instance).state is State.READY
 
 
-def test_nova_compute_starts_with_a_sandbox_that_does_not(zun, machine, vif, caplog):
-    instance = spawn(zun, make_instance(), [vif])
+def test_nova_compute_starts_with_a_sandbox_that_does_not(zun, machine, vif, caplog, monkeypatch):
+    heard = []
+    monkeypatch.setattr(zun, 'emit_event', heard.append)
+    instance = spawn(zun, make_instance(vm_state='active'), [vif])
+    machine.servers.all[instance.uuid] = instance
     machine.docker.fail('start', fake_docker.api_error(500, 'no room'))
     zun.reboot(None, instance, [vif], 'HARD')
     assert 'ends SHUTOFF, and may be started' in caplog.text
     assert record(machine, instance).state is State.STOPPED
+    zun._recovery.begin()
+    zun._recovery.look_around()
+    until(lambda: heard)
+    assert [event.get_name() for event in heard] == ['Stopped']
+
+
+def test_a_failed_reboot_is_told(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
     zun._recovery.begin()
     machine.docker.fail('start', fake_docker.api_error(500, 'no room'))
     with pytest.raises(exception.NovaException, match='no room'):
