@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import requests
@@ -78,6 +78,31 @@ def test_containerd_killed_while_a_server_is_made(space: Workspace) -> None:
     space.delete_server(server)
     space._servers.remove(server)
     space.running(sandbox=space.server())
+
+
+@pytest.mark.parametrize(
+    ('kill', 'start'),
+    [
+        (faults.kill_docker, faults.restart_docker),
+        (faults.kill_containerd, faults.restart_containerd),
+    ],
+    ids=['dockerd', 'containerd'],
+)
+def test_engine_restarted_while_nova_asks(
+    space: Workspace, kill: Callable[[], None], start: Callable[[], None]
+) -> None:
+    """As by an upgrade of its package: what was asked for meanwhile is done, only later."""
+    user, server = space.user, space.server()
+    one = space.running(sandbox=server, command=TALKS)
+    kill()
+    user.compute.reboot_server(server, 'HARD')
+    new = space.server(wait=False)
+    time.sleep(3)
+    start()
+    for each in (server, new):
+        space.until_server(each, 'ACTIVE')
+    user.wait(one, 'Running', timeout=30)
+    space.running(sandbox=new)
 
 
 def test_database_killed_while_containers_are_made(space: Workspace, sandbox: str) -> None:
