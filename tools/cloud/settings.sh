@@ -38,6 +38,7 @@ REGISTRY_PORT=${REGISTRY_PORT:-5002}
 PUBLIC_CIDR=${PUBLIC_CIDR:-172.24.4.0/24}
 PUBLIC_GATEWAY=${PUBLIC_GATEWAY:-172.24.4.1}   # this machine, on br-ex
 PRIVATE_CIDR=${PRIVATE_CIDR:-10.20.0.0/24}
+SECOND_SUITE=${ALLINONE_SECOND_SUITE-trixie} # of Debian, whose Docker the second host runs; empty: ours
 HUB_TIMEOUT=${HUB_TIMEOUT:-3}          # seconds to find out whether Docker Hub can be reached
 
 ETC=$ALLINONE_DIR/etc
@@ -51,6 +52,7 @@ COMPUTE_IP=$IP                         # of the host that is configured
 SECOND_DIR=$ALLINONE_DIR/second        # the second host's engine, switch and sandboxes
 SECOND_STATE=$SECOND_DIR/zun           # its [zun_virt] state_path
 SECOND_DOCKER=unix://$SECOND_DIR/run/docker.sock
+SECOND_ENGINE=$ALLINONE_CACHE/engine-$SECOND_SUITE
 ON_SECOND=$BIN/on-second-host          # runs a command there
 OWNED=$ALLINONE_DIR/.zun-allinone      # says that destroy may remove the directory
 VENV=$ALLINONE_CACHE/venv

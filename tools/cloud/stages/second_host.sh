@@ -43,6 +43,7 @@ config_second() {
     config_compute "$SECOND_HOST"
     render zun-agent.conf | put "$ETC/zun/zun-agent-2.conf" 640 zun
     render openvswitch_agent.ini | put "$ETC/neutron/openvswitch_agent-2.ini"
+    render docker-2.json | put "$ETC/docker-2.json"
     render containerd-2.toml | put "$ETC/containerd-2.toml"
     render on-second-host | put "$ON_SECOND" 755
 }
@@ -135,6 +136,7 @@ stage_no_second_host() {
 start_second() {
     local stamp conf=$ETC/nova-compute-$SECOND_HOST/nova.conf
     local neutron=("$ETC/neutron/neutron.conf" "$ETC/neutron/openvswitch_agent-2.ini")
+    local engine=("$ON_SECOND" env "PATH=$SECOND_ENGINE/usr/sbin:$SECOND_ENGINE/usr/bin:$PATH")
     case $1 in
         host-2) start "$1" - "$CLOUD/hold-host" "$SECOND_HOST" "$SECOND_GROUP" "$SECOND_DIR" \
             "$SANDBOX_STATE" "$(readlink -f /run/docker)" "$(readlink -f /run/netns)" \
@@ -145,14 +147,10 @@ start_second() {
         vswitchd-2) start "$1" - "$ON_SECOND" ovs-vswitchd "$OVSDB_SOCKET" \
             --unixctl="$SECOND_OVS/vswitchd.ctl" \
             -vconsole:warn -vsyslog:off ;;
-        containerd-2) start "$1" - "$ON_SECOND" containerd -c "$ETC/containerd-2.toml" ;;
+        containerd-2) start "$1" - "${engine[@]}" containerd -c "$ETC/containerd-2.toml" ;;
         dockerd-2)
             forget_dead_docker "$SECOND_DIR/run/docker.pid"
-            start "$1" - "$ON_SECOND" dockerd --live-restore --data-root "$SECOND_DIR/docker" \
-                --exec-root "$SECOND_DIR/run/docker" --pidfile "$SECOND_DIR/run/docker.pid" \
-                --host "$SECOND_DOCKER" --bridge=none --iptables=false --ip-forward=false \
-                --containerd "$SECOND_DIR/run/containerd.sock" \
-                --registry-mirror="http://$REGISTRY" ;;
+            start "$1" - "${engine[@]}" dockerd --config-file "$ETC/docker-2.json" ;;
         neutron-ovs-agent-2) start "$1" "$(stamp_of "${neutron[@]}")" "$ON_SECOND" \
             neutron-openvswitch-agent "${neutron[@]/#/--config-file=}" ;;
         nova-compute-2)

@@ -30,6 +30,33 @@ install_packages() {
 stage_build_tools() { install_packages "${BUILD_PACKAGES[@]}"; }
 stage_packages() { install_packages "${PACKAGES[@]}"; }
 
+# Docker Engine and containerd of another release of Debian, beside those of the machine, which are
+# not touched. Both run on this one's C library; runc would not, and is the machine's.
+stage_second_engine() {
+    local apt=$SECOND_ENGINE.apt mirror packages=(docker.io containerd) package
+    [ -n "$SECOND_SUITE" ] && [ ! -d "$SECOND_ENGINE" ] || return 0
+    mirror=$(apt-get indextargets --format '$(CODENAME) $(REPO_URI)' 'Created-By: Packages' |
+        awk -v release="$(. /etc/os-release && echo "$VERSION_CODENAME")" '$1 == release {print $2; exit}')
+    [ -n "$mirror" ] || die 'apt knows no mirror of Debian'
+    rm -rf "$apt" "$SECOND_ENGINE.new"
+    mkdir -p "$apt"/{lists/partial,cache/archives/partial} "$SECOND_ENGINE.new"
+    touch "$apt/status"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $SECOND_SUITE main" \
+        >"$apt/sources.list"
+    (
+        cd "$apt"
+        printf '%s\n' "Dir::Etc::SourceList \"$apt/sources.list\";" 'Dir::Etc::SourceParts "-";' \
+            "Dir::State::Lists \"$apt/lists\";" "Dir::State::Status \"$apt/status\";" \
+            "Dir::Cache \"$apt/cache\";" 'APT::Sandbox::User "root";' >apt.conf
+        export APT_CONFIG=$apt/apt.conf
+        apt-get update -q
+        apt-get download -q "${packages[@]}"
+        for package in *.deb; do dpkg-deb -x "$package" "$SECOND_ENGINE.new"; done
+    )
+    rm -rf "$apt"
+    mv "$SECOND_ENGINE.new" "$SECOND_ENGINE"
+}
+
 stage_venv() {
     local want
     want=$(sha256sum <"$CLOUD/requirements.txt")
