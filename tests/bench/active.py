@@ -39,6 +39,6 @@ def run(rows: list[Row], lab: Lab, *, n: int = 8) -> None:
             target=f'<= {TARGET} x',
             met=ours <= TARGET * (fake + started),
             n=n,
-            note=f'fake driver {fake:.0f} ms, create+start {started:.0f} ms',
+            note=f'fake driver {fake:.0f} ms, create+start {started:.0f} ms; {rounds.waited(n)}',
         )
     )

@@ -60,6 +60,8 @@ class Lab:
     @contextlib.contextmanager
     def round(self) -> Iterator[None]:
         """Remove what is made within: containers, Docker's own among them, and servers."""
+        # Servers close connections on which nothing was asked for some seconds.
+        self._threads = threading.local()
         with cloud.workspace(self.space.user, self.space.admin) as self._round:
             try:
                 yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import pathlib
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -50,8 +51,39 @@ def timed(act: Act) -> float:
     return (time.perf_counter() - begin) * 1000 if said is None else said
 
 
+_QUIET = 0.75
+"""Part of the processors' time that nobody wants, before a sample is taken."""
+
+_LOOK = 0.5
+_PATIENCE = 15.0
+
+
+def settle(patience: float = _PATIENCE) -> None:
+    """Wait until what was asked before is done: a server that was deleted keeps others at work.
+
+    :param patience: seconds after which it does not matter any more
+    """
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        idle, total = _processors()
+        time.sleep(_LOOK)
+        later, sum_later = _processors()
+        if later - idle >= _QUIET * (sum_later - total):
+            return
+
+
+def _processors() -> tuple[int, int]:
+    """Return the ticks that the processors were idle, and all, since the machine started."""
+    first = pathlib.Path('/proc/stat').read_text().splitlines()[0]
+    # The last two are in the others already.
+    ticks = [int(number) for number in first.split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
+
+
 def alternate(n: int, *sides: Act, warm_up: int = 1) -> list[list[float]]:
     """Take `n` samples of each side, in turn, so that the machine's mood hits all alike.
+
+    Each begins when the machine is quiet.
 
     :param warm_up: rounds before that do not count
     :returns: for each side its samples, in ms
@@ -61,6 +93,7 @@ def alternate(n: int, *sides: Act, warm_up: int = 1) -> list[list[float]]:
         order = list(zip(sides, samples, strict=True))
         # Who comes first meets what the one before left behind.
         for side, kept in order if turn % 2 else order[::-1]:
+            settle()
             taken = timed(side)
             if turn >= 0:
                 kept.append(taken)

@@ -88,6 +88,11 @@ class Rounds:
             self.sandboxes.append(dataclasses.replace(seen, plugged=max(made, seen.allocated)))
         return seen.active
 
+    def waited(self, n: int) -> str:
+        """Say how long the last `n` sandboxes waited for Neutron, as the fake driver does not."""
+        taken = [one.active - (one.plugged or 0) for one in self.sandboxes[-n:]]
+        return f'{median(taken):.0f} ms of it from the plug until Neutron has wired the port'
+
     def fake(self) -> float:
         """Make a server of the fake driver; returns the ms until it is ACTIVE."""
         with self._lab.round():
@@ -136,7 +141,7 @@ def create(rows: list[Row], lab: Lab, *, n: int = 12) -> None:
     ours, raw = median(actives), median(fake_actives)
     wait = median(rounds.waits[-n:])
     rows += [
-        Row(key='f', what=what, unit='ms', ours=ours, raw=raw, n=n),
+        Row(key='f', what=what, unit='ms', ours=ours, raw=raw, n=n, note=rounds.waited(n)),
         _added(rounds.sandboxes[-n:], rounds.fakes[-n:]),
         Row(
             key='f', what='POST without a sandbox to Running', unit='ms', ours=median(runnings), n=n
