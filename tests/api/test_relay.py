@@ -104,8 +104,17 @@ def test_what_is_recorded_any_agent_tells(cloud: Cloud, rest: str) -> None:
 def test_one_hop_only(cloud: Cloud) -> None:
     cloud.endpoint_of_two('http://127.0.0.1:1')
     headers = {'X-Zun-Relayed-From': 'http://somewhere'}
-    assert cloud.api('GET', '/v1/containers/far/logs', headers=headers).status_code == 200
-    assert acts(cloud.one) == ['logs']
+    assert cloud.api('POST', '/v1/containers/far/stop', headers=headers).status_code == 202
+    assert acts(cloud.one) == ['stop']
+
+
+def test_an_agent_reached_under_the_url_of_another_has_not_its_containers(cloud: Cloud) -> None:
+    """As where several advertise a loopback address: its own Docker knows nothing of them."""
+    cloud.endpoint_of_two('http://127.0.0.1:1')
+    headers = {'X-Zun-Relayed-From': 'http://somewhere'}
+    answer = cloud.api('GET', '/v1/containers/far/logs', headers=headers)
+    assert answer.status_code == 503
+    assert acts(cloud.one) == []
 
 
 def test_its_errors_come_through(cloud: Cloud) -> None:

@@ -71,12 +71,12 @@ class Storage:
         return pathlib.Path(settings.load()['STATE'], 'cinder/share', f'volume-{volume_id}')
 
     def reason(self, server: str, action: str) -> str:
-        """Return what Nova says of the last failed action of this name."""
+        """Return what Nova tells the tenant of the last failed action of this name."""
         found = [
             event.details or ''
             for one in self.user.compute.server_actions(server)
             if one.action == action
-            for event in self.space.admin.compute.get_server_action(one.request_id, server).events
+            for event in self.user.compute.get_server_action(one.request_id, server).events
         ]
         fault = self.user.compute.get_server(server).fault
         return ' '.join(map(str, [*found, fault]))

@@ -81,9 +81,11 @@ class Relay:
         """Let the container's host answer what only it knows.
 
         :return: its answer; None where this host is the one
-        :raises ContainerHostNotUp: it does not answer
+        :raises ContainerHostNotUp: it does not answer, or another host's agent does in its place
         """
         if self._is_here(request, container):
+            if container.host not in (None, self._host):
+                raise self._misled(container)
             return None
         service = self._service(container)
         if service is None:
@@ -194,6 +196,17 @@ class Relay:
 
     def _down(self, container: Container) -> errors.ContainerHostNotUp:
         return errors.ContainerHostNotUp(f'The host of container {container.uuid} does not answer.')
+
+    def _misled(self, container: Container) -> errors.ContainerHostNotUp:
+        """Tell of an agent under whose URL this one is reached; its Docker is another."""
+        LOG.error(
+            'container %s: a request for the agent of host %s came to that of host %s; [api] '
+            'bind_host or endpoint of the former has to name where other hosts reach it',
+            container.uuid,
+            container.host,
+            self._host,
+        )
+        return self._down(container)
 
 
 def _was_refused(error: BaseException | None) -> bool:
