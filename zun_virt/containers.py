@@ -1,13 +1,20 @@
-"""What Docker shows of a container, in plain values."""
+"""What Docker shows of a container, in plain values; and many of them at once."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import datetime
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from oslo_log import log as logging
 
 from zun_virt import sandbox
+
+LOG = logging.getLogger(__name__)
+
+_PARALLEL = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,3 +103,27 @@ def moment(text: str) -> datetime.datetime:
     """
     head, _, fraction = text.removesuffix('Z').partition('.')
     return datetime.datetime.fromisoformat(f'{head}.{fraction[:6]:0<6}+00:00')
+
+
+def users_first(containers: Iterable[Container]) -> tuple[list[Container], list[Container]]:
+    """Return users' containers, and the pause containers."""
+    users: list[Container] = []
+    pauses: list[Container] = []
+    for container in containers:
+        (pauses if container.is_pause else users).append(container)
+    return users, pauses
+
+
+def each(act: Callable[[str], None], names: Sequence[str]) -> None:
+    """Do the same to many containers at once; the first error is raised when all are done."""
+    if len(names) < 2:
+        for name in names:
+            act(name)
+        return
+    with concurrent.futures.ThreadPoolExecutor(min(len(names), _PARALLEL)) as pool:
+        outcomes = [pool.submit(act, name) for name in names]
+    errors = [error for outcome in outcomes if (error := outcome.exception())]
+    for error in errors[1:]:
+        LOG.warning('Also: %s', error)
+    if errors:
+        raise errors[0]

@@ -18,6 +18,7 @@ from zun_virt import (
     conf,
     copies,
     engine,
+    freezing,
     image,
     lifecycle,
     network,
@@ -253,14 +254,14 @@ class ZunDriver(
     @in_novas_words
     def pause(self, instance: Any) -> None:
         """Freeze a sandbox and all that runs in it."""
-        if self._found(instance).state != 'paused':
-            self._sandboxes.freeze(instance.uuid)
+        self._found(instance)
+        freezing.freeze(self._host, self._sandboxes, instance.uuid)
 
     @in_novas_words
     def unpause(self, instance: Any) -> None:
-        """Thaw a sandbox and all that is in it."""
+        """Thaw a sandbox and all that was frozen with it."""
         self._found(instance)
-        self._sandboxes.thaw(instance.uuid)
+        freezing.thaw(self._host, self._sandboxes, instance.uuid)
 
     def suspend(self, context: Any, instance: Any) -> None:
         """Freeze a sandbox; it uses no processor until it is resumed."""
@@ -277,6 +278,6 @@ class ZunDriver(
     ) -> None:
         """Thaw a suspended sandbox, or start it when the host was started anew since."""
         if self._found(instance).alive:
-            self._sandboxes.thaw(instance.uuid)
+            freezing.thaw(self._host, self._sandboxes, instance.uuid)
         else:
             self._start(context, instance, network_info, block_device_info)

@@ -7,7 +7,6 @@ The network is the caller's: a sandbox is ``building`` until `Lifecycle.ready` i
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import typing
 import uuid
@@ -16,13 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from oslo_log import log as logging
 
 from zun_virt import cgroup, ends, host, pause, sandbox
+from zun_virt.containers import each, users_first
 from zun_virt.sandbox import Sandbox, State
 from zun_virt.steps import Steps
 
 LOG = logging.getLogger(__name__)
 
 _PAUSE_STOP_SECONDS = 10
-_PARALLEL = 16
 
 
 class Made(typing.NamedTuple):
@@ -84,7 +83,7 @@ class Lifecycle:
         :param start: False to leave it stopped
         """
         with self.lock(record.instance_id):
-            record = record.replace(state=State.BUILDING, pause=None)
+            record = record.replace(state=State.BUILDING, pause=None, paused=())
             self.store.create(record.instance_id)
             for file in sandbox.FILE_TARGETS:
                 # Docker would make a directory in the place of a missing one.
@@ -119,7 +118,7 @@ class Lifecycle:
             container = self._docker.pause_container(record.instance_id)
             if container is None:
                 return None
-            record = record.replace(state=State.BUILDING, pause=None)
+            record = record.replace(state=State.BUILDING, pause=None, paused=())
             self.store.create(record.instance_id)
             self.store.write(record)
             # The host may have been started anew since, and its cgroups with it.
@@ -140,7 +139,9 @@ class Lifecycle:
                 raise host.Conflict(f'sandbox {instance_id} is {record.state}')
             if container.started_at != record.pause.started_at:
                 raise host.Conflict(f'sandbox {instance_id} was started by somebody else')
-            state = State.PAUSED if container.state == 'paused' else State.READY
+            # One that is frozen or thawed in part stays paused, until it is so as a whole.
+            paused = container.state == 'paused' or record.state is State.PAUSED
+            state = State.PAUSED if paused else State.READY
             record = record.replace(state=state, addresses=tuple(addresses))
             if record != self.store.read(instance_id):
                 self.store.write(record)
@@ -172,30 +173,6 @@ class Lifecycle:
                 self.store.write(record.replace(state=State.STOPPED, pause=None))
         LOG.debug('Sandbox %s: stopped in %s', instance_id, steps)
 
-    def freeze(self, instance_id: str) -> None:
-        """Freeze all containers of a sandbox, or none when one cannot be."""
-        with self.lock(instance_id):
-            containers = self._docker.containers(instance_id)
-            record = self.record(instance_id)
-            if record is not None:
-                self.store.write(record.replace(state=State.PAUSED))
-            try:
-                for group in _users_first(containers):
-                    _each(self._docker.pause, [c.id for c in group if c.state == 'running'])
-            except host.HostError:
-                self._thaw(instance_id)
-                if record is not None:
-                    self.store.write(record)
-                raise
-
-    def thaw(self, instance_id: str) -> None:
-        """Thaw all containers of a sandbox."""
-        with self.lock(instance_id):
-            self._thaw(instance_id)
-            record = self.record(instance_id)
-            if record is not None and record.state is State.PAUSED:
-                self.store.write(record.replace(state=State.READY))
-
     def remove(self, instance_id: str, timeout: int, unplug: Callable[[], None]) -> None:
         """Remove a sandbox and all that belongs to it, as far as it is there.
 
@@ -215,8 +192,8 @@ class Lifecycle:
                 # nova gives the ports up even if this fails, and names none the next time.
                 unplug()
             steps.done('network')
-            for group in _users_first(containers):
-                _each(self._docker.remove, [container.id for container in group])
+            for group in users_first(containers):
+                each(self._docker.remove, [container.id for container in group])
             self._cgroups.remove(record.cgroup_parent if record else self._parent(instance_id))
             self.store.remove(instance_id)
             steps.done('removal')
@@ -330,17 +307,12 @@ class Lifecycle:
 
     def _stop_containers(self, containers: Sequence[host.Container], timeout: int) -> None:
         # With cgroup v1 a frozen process cannot be killed, and its sandbox not stopped.
-        _each(self._docker.unpause, [c.id for c in containers if c.state == 'paused'])
-        users, pauses = _users_first(containers)
-        _each(lambda name: self._docker.stop(name, timeout), [c.id for c in users if c.alive])
+        each(self._docker.unpause, [c.id for c in containers if c.state == 'paused'])
+        users, pauses = users_first(containers)
+        each(lambda name: self._docker.stop(name, timeout), [c.id for c in users if c.alive])
         # Nobody waits for the pause process of a sandbox that is killed.
         limit = min(timeout, _PAUSE_STOP_SECONDS)
-        _each(lambda name: self._docker.stop(name, limit), [c.id for c in pauses if c.alive])
-
-    def _thaw(self, instance_id: str) -> None:
-        users, pauses = _users_first(self._docker.containers(instance_id))
-        for group in (pauses, users):
-            _each(self._docker.unpause, [c.id for c in group if c.state == 'paused'])
+        each(lambda name: self._docker.stop(name, limit), [c.id for c in pauses if c.alive])
 
 
 def new_incarnation() -> str:
@@ -372,28 +344,3 @@ def describe(instance: typing.Any, limits: cgroup.Limits, host_name: str, parent
         ),
         metadata=dict(instance.metadata or {}),
     )
-
-
-def _users_first(
-    containers: Iterable[host.Container],
-) -> tuple[list[host.Container], list[host.Container]]:
-    users: list[host.Container] = []
-    pauses: list[host.Container] = []
-    for container in containers:
-        (pauses if container.is_pause else users).append(container)
-    return users, pauses
-
-
-def _each(act: Callable[[str], None], names: Sequence[str]) -> None:
-    """Do the same to many containers at once; the first error is raised when all are done."""
-    if len(names) < 2:
-        for name in names:
-            act(name)
-        return
-    with concurrent.futures.ThreadPoolExecutor(min(len(names), _PARALLEL)) as pool:
-        outcomes = [pool.submit(act, name) for name in names]
-    errors = [error for outcome in outcomes if (error := outcome.exception())]
-    for error in errors[1:]:
-        LOG.warning('Also: %s', error)
-    if errors:
-        raise errors[0]

@@ -27,8 +27,8 @@ _TIMES, _SECONDS = 5, 600.0
 """How often a sandbox is started again, in how long, before nova is told that it stopped."""
 
 _RUNNING = (vm_states.ACTIVE, vm_states.RESIZED, vm_states.RESCUED)
-_NOT_RUNNING = (vm_states.STOPPED, vm_states.PAUSED, vm_states.SUSPENDED)
-_RIGHT = (State.READY, State.PAUSED)
+_FROZEN = (vm_states.PAUSED, vm_states.SUSPENDED)
+_WIRED = (State.READY, State.PAUSED)
 
 
 class Actor(typing.Protocol):
@@ -41,6 +41,12 @@ class Actor(typing.Protocol):
 
     def plug_vifs(self, instance: typing.Any, network_info: typing.Any) -> None:
         """Make sure of a sandbox's interfaces, and call it ready."""
+
+    def pause(self, instance: typing.Any) -> None:
+        """Freeze a sandbox and all that runs in it."""
+
+    def unpause(self, instance: typing.Any) -> None:
+        """Thaw a sandbox and all that was frozen with it."""
 
     def emit_event(self, event: typing.Any) -> None:
         """Tell nova what happened."""
@@ -95,7 +101,7 @@ class Recovery:
         :returns: whether it has to be judged later, when it is known if the engine went, too
         """
         record = self._sandboxes.record(instance_id)
-        if record is None or record.state not in (*_RIGHT, State.BUILDING):
+        if record is None or record.state not in (*_WIRED, State.BUILDING):
             return False  # it is ours: a stop or a removal
         container = self._docker.pause_container(instance_id)
         if container is None or (not container.alive and container.exit_code):
@@ -110,15 +116,16 @@ class Recovery:
         """
         if not self.begun:
             return
-        alive = {c.sandbox_id for c in self._docker.sandboxes() if c.alive}
+        containers = {found.sandbox_id: found for found in self._docker.sandboxes()}
         present = self._sandboxes.store.ids()
         wired: list[Sandbox] = []
         for server in self._servers.here():
             if server.uuid in present and not server.task_state:
                 record = self._sandboxes.record(server.uuid)
-                if record and not _right(server.vm_state, record.state, server.uuid in alive):
+                container = containers.get(server.uuid)
+                if record and not _right(server.vm_state, record.state, container):
                     self.settle_soon(server.uuid)
-                elif record and record.state in _RIGHT:
+                elif record and record.state in _WIRED:
                     wired.append(record)
         self._look_at_switch(wired)
 
@@ -177,11 +184,10 @@ class Recovery:
         if server is None or server.task_state or record is None or not self.begun:
             return
         container = self._docker.pause_container(instance_id)
-        alive = container is not None and container.alive
-        if _right(server.vm_state, record.state, alive):
+        if _right(server.vm_state, record.state, container):
             return
-        if alive:
-            self._reopen(server, record)
+        if container is not None and container.alive:
+            self._correct(server, record)
         elif server.vm_state in _RUNNING:
             self._judge(server, record, container)
         elif self._sandboxes.note_end(instance_id, again=False):
@@ -215,10 +221,35 @@ class Recovery:
             raise
         LOG.info('The sandbox runs again', instance=server)
 
+    def _correct(self, server: typing.Any, record: Sandbox) -> None:
+        """Bring a sandbox that is alive to what nova says: something was cut off."""
+        thawable = record.state is State.PAUSED and self._sandboxes.running(server.uuid) is not None
+        if thawable or server.vm_state in _FROZEN:
+            self._freeze_or_thaw(server.uuid)
+        else:
+            self._reopen(server, record)
+
+    def _freeze_or_thaw(self, instance_id: str) -> None:
+        """Freeze or thaw a sandbox as nova says, which may ask for either only now.
+
+        Nova does both without keeping others from the server, but not without the lock.
+        """
+        with self._sandboxes.lock(instance_id):
+            server = self._servers.get(instance_id)
+            record = self._sandboxes.record(instance_id)
+            if server is None or server.task_state or record is None:
+                return
+            if server.vm_state in _RUNNING and record.state is State.PAUSED:
+                LOG.warning('Nova says that it runs, and it is paused; thawing it', instance=server)
+                self._actor.unpause(server)
+            elif server.vm_state in _FROZEN and record.state in _WIRED:
+                LOG.warning(
+                    'Nova says that it is paused, and it runs; freezing it', instance=server
+                )
+                self._actor.pause(server)
+
     def _reopen(self, server: typing.Any, record: Sandbox) -> None:
         """Make ready again what runs and is not called so: a stop or start was cut off."""
-        if server.vm_state not in _RUNNING:
-            return  # nova stops what it calls stopped
         LOG.warning(
             'The sandbox runs, and its record says %s; making it ready', record.state,
             instance=server,
@@ -258,14 +289,18 @@ class Recovery:
         )
 
 
-def _right(vm_state: str, state: State, alive: bool) -> bool:
+def _right(vm_state: str, state: State, container: host.Container | None) -> bool:
     """Return whether there is nothing to settle of a sandbox with which nova does nothing.
 
     :param state: as its record says
-    :param alive: whether its pause container has processes
+    :param container: its pause container, which is frozen last and thawed first
     """
+    alive = container is not None and container.alive
     if vm_state in _RUNNING:
-        return alive and state in _RIGHT
-    if vm_state in _NOT_RUNNING:
+        return alive and state is State.READY
+    if vm_state in _FROZEN and container is not None and alive:
+        return state not in _WIRED or (state is State.PAUSED and container.state == 'paused')
+    if vm_state in (*_FROZEN, vm_states.STOPPED):
+        # Nova stops what it calls stopped.
         return alive or state in (State.STOPPED, State.DELETING)
     return True

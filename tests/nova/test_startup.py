@@ -11,6 +11,14 @@ from zun_virt import sandbox
 
 
 class RestartTestCase(base.CloudTestCase):
+    def set_task(self, server, state):
+        """Have nova be in the middle of something with the server."""
+        from nova import objects
+
+        instance = objects.Instance.get_by_uuid(context.get_admin_context(), server['id'])
+        instance.task_state = state
+        instance.save()
+
     def test_running_sandboxes_are_left_alone(self):
         server = self.create()
         before = self.snapshot(server)
@@ -22,6 +30,20 @@ class RestartTestCase(base.CloudTestCase):
         self.assertEqual(plugged, self.box.plugged())
         self.delete(server)
         self.assert_nothing_left()
+
+    def test_a_pause_that_was_cut_off_is_taken_back(self):
+        server = self.create()
+        name = sandbox.container_name(self.box.add_user_container(server['id']))
+        self.computes['box'].stop()
+        self.box.docker.pause(name)
+        self.box.store.write(self.record(server).replace(state=sandbox.State.PAUSED))
+        self.set_task(server, 'pausing')
+
+        self.restart()
+
+        self.wait_for_state(server, 'ready')
+        self.assertEqual('running', self.box.container(name)['State']['Status'])
+        self.wait_for(server, status='ACTIVE')
 
     def test_stopped_sandboxes_stay_stopped(self):
         server = self.create()
@@ -65,12 +87,7 @@ class RestartTestCase(base.CloudTestCase):
 
     def test_a_delete_that_was_interrupted_is_completed(self):
         server = self.create()
-        admin = context.get_admin_context()
-        from nova import objects
-
-        instance = objects.Instance.get_by_uuid(admin, server['id'])
-        instance.task_state = 'deleting'
-        instance.save()
+        self.set_task(server, 'deleting')
 
         self.restart()
 

@@ -51,7 +51,9 @@ def record(**changes):
     return sandbox.Sandbox(**(values | changes))
 
 
-@pytest.mark.parametrize('changes', [{}, {'pause': None, 'addresses': (), 'running': ()}])
+@pytest.mark.parametrize(
+    'changes', [{'paused': ('c',)}, {'pause': None, 'addresses': (), 'running': ()}]
+)
 def test_a_record_is_read_as_it_was_written(store, changes):
     store.create(INSTANCE)
     written = record(**changes)

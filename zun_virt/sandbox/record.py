@@ -34,7 +34,7 @@ class State(enum.StrEnum):
     READY = 'ready'
     """Its network is there: containers may start."""
     PAUSED = 'paused'
-    """Every container in it is frozen."""
+    """Every container in it is frozen, or is being frozen or thawed."""
     STOPPING = 'stopping'
     """Its containers are being stopped; `Sandbox.running` names those that ran."""
     STOPPED = 'stopped'
@@ -118,6 +118,8 @@ class Sandbox:
     :ivar incarnation: a uuid, new whenever the pause container is made anew
     :ivar running: ids in the container API of those that ran when the sandbox was
         stopped, and that run again when it starts
+    :ivar paused: ids in the container API of those that their users had frozen when the sandbox
+        was, and that stay so when it is thawed
     :ivar held: no container runs for now, although the sandbox does: it is being rescued
     :ivar images: of a sandbox that comes from a snapshot, Docker's name of the image that
         takes the place of its own for each container that the snapshot holds
@@ -137,6 +139,7 @@ class Sandbox:
     addresses: tuple[Address, ...] = ()
     volumes: tuple[Volume, ...] = ()
     running: tuple[str, ...] = ()
+    paused: tuple[str, ...] = ()
     held: bool = False
     images: dict[str, str] = dataclasses.field(default_factory=dict)
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -167,6 +170,7 @@ class Sandbox:
             fields['addresses'] = tuple(Address(**address) for address in fields['addresses'])
             fields['volumes'] = tuple(Volume(**volume) for volume in fields['volumes'])
             fields['running'] = tuple(fields['running'])
+            fields['paused'] = tuple(fields.get('paused', ()))
             return cls(**fields)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SandboxCorrupt(f'not a sandbox record: {error!r}') from error

@@ -10,14 +10,15 @@ from unittest import mock
 
 import pytest
 
-from tests.unit.virt.conftest import CONF, make_image, make_instance, make_vif
+from tests.unit.virt.conftest import CONF, make_image, make_instance, make_vif, until
 from tests.unit.virt.storage import Content, connection
 from zun_virt import driver, sandbox
 from zun_virt.sandbox import State
 from zun_virt.servers import Fate
 
 STORE = ('create', 'write', 'write_file', 'remove')
-ENGINE = ('create_container_from_config', 'start', 'stop', 'remove_container')
+FREEZER = ('pause', 'unpause')
+ENGINE = ('create_container_from_config', 'start', 'stop', 'remove_container', *FREEZER)
 SWITCH = ('plug', 'unplug')
 VOLUMES = ('connect', 'probe', 'make', 'mount', 'unmount', 'disconnect')
 
@@ -203,6 +204,44 @@ def test_destroy(zun, machine, compute, running):
     every_step(
         machine, running, lambda instance, _ran, vif: zun.destroy(None, instance, [vif]), check
     )
+
+
+def states(machine, instance, *containers):
+    names = [sandbox.sandbox_name(instance.uuid), *map(sandbox.container_name, containers)]
+    return [machine.docker.named(name)['State']['Status'] for name in names]
+
+
+@pytest.mark.parametrize('said', ['active', 'paused', 'suspended'])
+@pytest.mark.parametrize('cut', ['pause', 'unpause'])
+def test_freeze_and_thaw(zun, machine, compute, running, cut, said):
+    """What Nova says then decides, and what a user froze stays frozen."""
+
+    def prepare():
+        instance, ran, vif = running()
+        own = machine.add_container(instance.uuid)
+        machine.docker.pause(sandbox.container_name(own))
+        if cut == 'unpause':
+            zun.pause(instance)
+        return instance, ran, own, vif
+
+    def check(instance, ran, own, vif):
+        instance.vm_state = said
+        machine.servers.all.clear()
+        machine.servers.add(instance)
+        again = compute()
+        again.plug_vifs(instance, [vif])
+        again._recovery.begin()
+        again._recovery.look_around()
+        wanted = 'running' if said == 'active' else 'paused'
+        until(lambda: states(machine, instance, ran, own) == [wanted, wanted, 'paused'])
+        until(lambda: not again._recovery._at_work)
+        state = State.READY if said == 'active' else State.PAUSED
+        assert machine.store.read(instance.uuid).state is state
+        again.unpause(instance)
+        assert states(machine, instance, ran, own) == ['running', 'running', 'paused']
+        assert machine.store.read(instance.uuid).state is State.READY
+
+    every_step(machine, prepare, lambda instance, *_: getattr(zun, cut)(instance), check)
 
 
 def test_attach(zun, machine, compute, running):

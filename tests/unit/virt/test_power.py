@@ -164,6 +164,58 @@ def test_a_freeze_that_fails_freezes_nothing(zun, machine, vif):
     assert record(machine, instance).state is State.READY
 
 
+def test_what_a_user_froze_stays_frozen(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    own, other = (sandbox.container_name(machine.add_container(instance.uuid)) for _ in range(2))
+    machine.docker.pause(own)
+    machine.docker.calls.clear()
+    for _ in range(2):
+        zun.pause(instance)
+        zun.pause(instance)
+        zun.unpause(instance)
+        assert machine.docker.named(own)['State']['Status'] == 'paused'
+        assert machine.docker.named(other)['State']['Status'] == 'running'
+        assert zun.get_info(instance).state == power_state.RUNNING
+    assert ('unpause', machine.docker.named(own)['Id']) not in machine.docker.calls
+    zun.pause(instance)
+    zun.reboot(None, instance, [vif], 'HARD')
+    assert record(machine, instance).paused == ()
+
+
+def test_a_freeze_that_fails_and_cannot_be_undone_is_undone_later(zun, machine, vif, caplog):
+    """As when the engine is away for longer than is waited for it."""
+    instance = spawn(zun, make_instance(vm_state='active'), [vif])
+    ran = sandbox.container_name(machine.add_container(instance.uuid))
+    pause_one = machine.docker.pause
+
+    def pause_and_go_away(name):
+        pause_one(name)
+        machine.docker.down = True
+
+    machine.docker.pause = pause_and_go_away
+    with pytest.raises(exception.HypervisorUnavailable, match='Pausing'):
+        zun.pause(instance)
+    assert 'the next pass' in caplog.text
+    machine.docker.down = False
+    assert machine.docker.named(ran)['State']['Status'] == 'paused'
+    machine.servers.add(instance)
+    zun._recovery.begin()
+    zun._recovery.look_around()
+    until(lambda: record(machine, instance).state is State.READY)
+    assert {c['State']['Status'] for c in machine.docker.containers_.values()} == {'running'}
+
+
+def test_a_pause_that_nova_asks_for_just_now_is_not_undone(zun, machine, vif):
+    instance = spawn(zun, make_instance(vm_state='active'), [vif])
+    machine.servers.add(instance)
+    zun._recovery.begin()
+    zun.pause(instance)
+    instance.task_state = 'pausing'
+    zun._recovery.look_around()
+    zun._recovery._freeze_or_thaw(instance.uuid)
+    assert pause(machine, instance)['State']['Status'] == 'paused'
+
+
 def test_a_container_that_ends_meanwhile_does_not_hinder_a_freeze(zun, machine, vif):
     instance = spawn(zun, make_instance(), [vif])
     names = [sandbox.container_name(machine.add_container(instance.uuid)) for _ in range(2)]
