@@ -247,8 +247,13 @@ class ZunDriver(
         share_info: Any,
         block_device_info: Any = None,
     ) -> None:
-        """Start a sandbox that ran before the host was started anew."""
-        self._stop(instance, network_info, 0)
+        """Start a sandbox that ran before the host was started anew.
+
+        nova asks so for whatever it does not find running, as what was frozen when
+        nova-compute was killed: of that, and of what runs, the network is made sure of.
+        """
+        if self._sandboxes.running(instance.uuid) is None:
+            self._stop(instance, network_info, 0)
         self._start(context, instance, network_info, block_device_info)
 
     @in_novas_words

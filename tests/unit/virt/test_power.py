@@ -100,6 +100,24 @@ def test_nobody_waits_for_words_that_cannot_be_heard(zun, machine, virtapi, vif,
     assert record(machine, instance).state is State.READY
 
 
+@pytest.mark.parametrize('frozen', [True, False])
+def test_what_is_alive_when_nova_compute_starts_is_not_started_anew(zun, machine, vif, frozen):
+    """As when nova-compute was killed after a freeze, before nova called the server paused."""
+    instance = spawn(zun, make_instance(vm_state='active'), [vif])
+    ran = machine.add_container(instance.uuid)
+    if frozen:
+        zun.pause(instance)
+    before = record(machine, instance)
+    started = machine.docker.named(sandbox.container_name(ran))['State']['StartedAt']
+    machine.switch.ports.clear()
+    zun.resume_state_on_host_boot(None, instance, [vif], None)
+    assert record(machine, instance) == before
+    user = machine.docker.named(sandbox.container_name(ran))
+    assert user['State']['StartedAt'] == started
+    assert user['State']['Status'] == ('paused' if frozen else 'running')
+    assert list(machine.switch.ports) == [vif['devname']]
+
+
 def test_nova_compute_starts_with_a_sandbox_that_does_not(zun, machine, vif, caplog, monkeypatch):
     heard = []
     monkeypatch.setattr(zun, 'emit_event', heard.append)
