@@ -30,6 +30,8 @@ LOG = logging.getLogger(__name__)
 MINIMUM_API_VERSION = (1, 40)
 
 _REMOVAL_SECONDS = 30.0
+_ENDS = 4096
+"""Of how many containers the last end is remembered."""
 
 
 class ImageRefused(HostError):
@@ -70,6 +72,7 @@ class Host:
         """
         self._client = client
         self._owner = owner
+        self._ends: dict[str, float] = {}
         self._starts = threading.BoundedSemaphore(parallel_starts or 2 * (os.cpu_count() or 1))
 
     def facts(self) -> Facts:
@@ -308,15 +311,29 @@ class Host:
         with translated('Following events'):
             stream = self._client.events(filters=filters, decode=True)
         try:
-            yield _events(stream), stream.close
+            yield self._told(stream), stream.close
         finally:
+            # Of the next engine nobody knows yet what it has seen.
+            self._ends.clear()
             stream.close()
+
+    def _told(self, stream: typing.Any) -> Iterator[tuple[str, str]]:
+        with translated('Following events'):
+            for event in stream:
+                if event['Action'] == 'die':
+                    self._ends.pop(event['Actor']['ID'], None)
+                    self._ends[event['Actor']['ID']] = event['timeNano'] / 1e9
+                    if len(self._ends) > _ENDS:
+                        del self._ends[next(iter(self._ends))]
+                yield event['Action'], event['Actor']['Attributes'][sandbox.LABEL_SANDBOX]
 
     def witnessed(self, container: Container) -> bool:
         """Return whether the engine that answers now saw the container's end.
 
         An engine forgets what happened before its own start, and all but the last few
-        hundred events since.
+        hundred events since: on a busy host, those of some seconds. What it said to who
+        follows it, as long as that goes on, counts as well; but only an engine that answers
+        counts, as one that shuts down tells of the ends that are its own doing.
 
         :param container: as `inspect` returned it
         """
@@ -332,19 +349,15 @@ class Host:
                 decode=True,
             )
             try:
-                return any(True for _ in stream)
+                if any(True for _ in stream):
+                    return True
             finally:
                 stream.close()
+        return self._ends.get(container.id, 0.0) >= since - 1
 
     def close(self) -> None:
         """Close the connections to the engine."""
         self._client.close()
-
-
-def _events(stream: typing.Any) -> Iterator[tuple[str, str]]:
-    with translated('Following events'):
-        for event in stream:
-            yield event['Action'], event['Actor']['Attributes'][sandbox.LABEL_SANDBOX]
 
 
 def _reference(name: str) -> tuple[str, str]:

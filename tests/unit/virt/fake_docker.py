@@ -388,6 +388,7 @@ class FakeDocker:
         event = {
             'Action': action,
             'Type': 'container',
+            'timeNano': time.time_ns(),
             'Actor': {'ID': container['Id'], 'Attributes': attributes},
         }
         self.past.append((time.time(), event))
