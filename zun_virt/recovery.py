@@ -204,8 +204,8 @@ class Recovery:
             self._sandboxes.note_end(server.uuid, again=True)
             self._start(server, record)
             return
-        self._sandboxes.note_end(server.uuid, again=False)
-        LOG.info('The sandbox ended (%s); it stays stopped', verdict.name, instance=server)
+        if self._sandboxes.note_end(server.uuid, again=False):
+            LOG.info('The sandbox ended (%s); it stays stopped', verdict.name, instance=server)
         self._tell_stopped(server)
 
     def _start(self, server: typing.Any, record: Sandbox) -> None:
@@ -296,11 +296,14 @@ def _right(vm_state: str, state: State, container: host.Container | None) -> boo
     :param container: its pause container, which is frozen last and thawed first
     """
     alive = container is not None and container.alive
-    if vm_state in _RUNNING:
-        return alive and state is State.READY
+    if vm_state in _RUNNING and alive:
+        return state is State.READY
+    if vm_state == vm_states.ACTIVE:
+        return False
     if vm_state in _FROZEN and container is not None and alive:
         return state not in _WIRED or (state is State.PAUSED and container.state == 'paused')
-    if vm_state in (*_FROZEN, vm_states.STOPPED):
-        # Nova stops what it calls stopped.
+    if vm_state in (*_RUNNING, *_FROZEN, vm_states.STOPPED):
+        # Nova stops what it calls stopped. Of an end it makes something only of what it calls
+        # active or paused: whoever ends the rescue, the resize or the suspend sees the others.
         return alive or state in (State.STOPPED, State.DELETING)
     return True

@@ -9,7 +9,7 @@ from nova import conf, objects
 from nova.network import model
 
 from tests.unit.virt import archives, fakes
-from zun_virt import driver, ports, sandbox
+from zun_virt import driver, events, ports, sandbox
 
 CONF = conf.CONF
 
@@ -130,6 +130,15 @@ def until(true, seconds=5.0):
         time.sleep(0.01)
 
 
+def runs_again(machine, instance, before):
+    found = record(machine, instance)
+    return (
+        found.state is sandbox.State.READY
+        and found.pause != before.pause
+        and pause(machine, instance)['State']['StartedAt'] == found.pause.started_at
+    )
+
+
 @pytest.fixture
 def vif():
     return make_vif()
@@ -165,3 +174,39 @@ def zun(machine, virtapi, monkeypatch):
     found.cleanup_host('host1')
     for name in options:
         CONF.clear_override(name, group='zun_virt')
+
+
+@pytest.fixture
+def heard(zun, monkeypatch):
+    """What nova hears of ends."""
+    found = []
+
+    def emit(event):
+        if event.get_name() == 'Stopped':
+            found.append(event.get_instance_uuid())
+
+    monkeypatch.setattr(zun, 'emit_event', emit)
+    return found
+
+
+@pytest.fixture
+def server(zun, machine, heard, monkeypatch):
+    """A server that runs, on a driver that nova has asked for its resources."""
+    monkeypatch.setattr(events, '_STOPPED_SECONDS', 0.2)
+    monkeypatch.setattr(zun._watcher._later, '_delay', 0.2)
+    until(lambda: machine.docker.streams)
+    described = {
+        'image_img_hv_type': 'docker',
+        'image_container_format': 'docker',
+        'image_disk_format': 'raw',
+    }
+    instance = make_instance(vm_state='active', system_metadata=described)
+    instance.image_ref = make_image().id
+    instance.info_cache.network_info.append(make_vif(active=True))
+    zun.spawn(None, instance, make_image(), [], None, {}, network_info=instance.get_network_info())
+    machine.servers.add(instance)
+    zun.get_available_resource('host1')
+    # The passes that this wakes are through: they would work beside those of a test.
+    until(lambda: all(each.due > time.monotonic() for each in zun._passes._passes))
+    until(lambda: not zun._recovery._at_work)
+    return instance

@@ -1,64 +1,18 @@
 """What ends or stays behind without nova: it comes back, is told, or is removed."""
 
 import threading
-import time
 
 import pytest
 from nova import conf, exception
 from nova.compute import power_state
 
 from tests.unit.virt import fake_docker
-from tests.unit.virt.conftest import make_image, make_instance, make_vif, pause, record, until
-from zun_virt import events, host, recovery, sandbox, switch
+from tests.unit.virt.conftest import make_instance, pause, record, runs_again, until
+from zun_virt import recovery, sandbox, switch
 from zun_virt.sandbox import State
 from zun_virt.servers import Fate
 
 CONF = conf.CONF
-
-
-@pytest.fixture
-def heard(zun, monkeypatch):
-    """What nova hears of ends."""
-    found = []
-
-    def emit(event):
-        if event.get_name() == 'Stopped':
-            found.append(event.get_instance_uuid())
-
-    monkeypatch.setattr(zun, 'emit_event', emit)
-    return found
-
-
-@pytest.fixture
-def server(zun, machine, heard, monkeypatch):
-    """A server that runs, on a driver that nova has asked for its resources."""
-    monkeypatch.setattr(events, '_STOPPED_SECONDS', 0.2)
-    monkeypatch.setattr(zun._watcher._later, '_delay', 0.2)
-    until(lambda: machine.docker.streams)
-    described = {
-        'image_img_hv_type': 'docker',
-        'image_container_format': 'docker',
-        'image_disk_format': 'raw',
-    }
-    instance = make_instance(vm_state='active', system_metadata=described)
-    instance.image_ref = make_image().id
-    instance.info_cache.network_info.append(make_vif(active=True))
-    zun.spawn(None, instance, make_image(), [], None, {}, network_info=instance.get_network_info())
-    machine.servers.add(instance)
-    zun.get_available_resource('host1')
-    # The passes that this wakes are through: they would work beside those of a test.
-    until(lambda: all(each.due > time.monotonic() for each in zun._passes._passes))
-    until(lambda: not zun._recovery._at_work)
-    return instance
-
-
-def runs_again(machine, instance, before):
-    found = record(machine, instance)
-    return (
-        found.state is State.READY
-        and found.pause != before.pause
-        and pause(machine, instance)['State']['StartedAt'] == found.pause.started_at
-    )
 
 
 def test_one_that_was_killed_runs_again_with_its_network_and_what_ran_in_it(
@@ -83,49 +37,6 @@ def test_one_that_was_shut_down_stays_so_and_nova_hears_of_it(zun, machine, serv
     until(lambda: heard == [server.uuid])
     assert record(machine, server).state is State.STOPPED
     assert zun.get_info(server).state == power_state.SHUTDOWN
-
-
-def test_an_end_that_a_busy_engine_has_forgotten_was_seen_when_it_was_told(
-    zun, machine, server, heard
-):
-    machine.docker.kill(sandbox.sandbox_name(server.uuid), 0)
-    machine.docker.past.clear()
-    until(lambda: heard == [server.uuid])
-    assert record(machine, server).state is State.STOPPED
-
-
-def test_an_end_that_an_engine_told_before_its_own_was_not_seen_by_the_next(
-    zun, machine, server, heard
-):
-    before = record(machine, server)
-    machine.docker.kill(sandbox.sandbox_name(server.uuid), 0)
-    until(lambda: zun._host._ends)
-    machine.docker.past.clear()
-    machine.docker.disconnect()
-    until(lambda: runs_again(machine, server, before))
-    assert heard == []
-
-
-def test_of_many_ends_the_last_are_remembered(zun, machine, server, monkeypatch):
-    monkeypatch.setattr(host, '_ENDS', 2)
-    names = [f'other{number}' for number in range(3)]
-    (config,) = (found['Config'] for found in machine.docker.containers_.values())
-    labels = config['Labels'] | {sandbox.LABEL_SANDBOX: make_instance().uuid}
-    for name in names:
-        machine.docker.create_container_from_config(config | {'Labels': labels}, name)
-        for _ in range(2):
-            machine.docker.start(name)
-            machine.docker.kill(name, 0)
-    until(lambda: machine.docker.named(names[-1])['Id'] in zun._host._ends)
-    machine.docker.past.clear()
-    seen = [zun._host.witnessed(zun._host.inspect(name)) for name in names]
-    assert seen == [False, True, True]
-    machine.docker.streams.clear()
-    machine.docker.start(names[-1])
-    time.sleep(1.1)
-    machine.docker.kill(names[-1], 0)
-    machine.docker.past.clear()
-    assert not zun._host.witnessed(zun._host.inspect(names[-1]))
 
 
 def test_one_that_went_with_the_engine_runs_again_when_it_is_back(zun, machine, server, heard):
