@@ -14,6 +14,7 @@ from oslo_log import log as logging
 from zun_virt import host, lifecycle
 from zun_virt.containers import Container, each, users_first
 from zun_virt.sandbox import Sandbox, State
+from zun_virt.steps import Steps
 
 LOG = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ def freeze(docker: host.Host, sandboxes: lifecycle.Lifecycle, instance_id: str) 
         to say that the sandbox is paused, and `thaw` may be tried again
     """
     with sandboxes.lock(instance_id):
+        steps = Steps()
         containers = docker.containers(instance_id)
         before = record = sandboxes.record(instance_id)
         if record is not None and record.state is not State.PAUSED:
@@ -33,6 +35,7 @@ def freeze(docker: host.Host, sandboxes: lifecycle.Lifecycle, instance_id: str) 
         try:
             for group in users_first(containers):
                 each(docker.pause, [c.id for c in group if c.state == 'running'])
+            steps.done('containers')
         except host.HostError as failure:
             try:
                 _thaw(docker, instance_id, record)
@@ -48,6 +51,7 @@ def freeze(docker: host.Host, sandboxes: lifecycle.Lifecycle, instance_id: str) 
                 if before is not None and before is not record:
                     sandboxes.store.write(before)
             raise
+    LOG.debug('Sandbox %s: frozen in %s', instance_id, steps)
 
 
 def thaw(docker: host.Host, sandboxes: lifecycle.Lifecycle, instance_id: str) -> None:
@@ -56,10 +60,13 @@ def thaw(docker: host.Host, sandboxes: lifecycle.Lifecycle, instance_id: str) ->
     :raises zun_virt.host.HostError: one cannot be; it may be tried again
     """
     with sandboxes.lock(instance_id):
+        steps = Steps()
         record = sandboxes.record(instance_id)
         _thaw(docker, instance_id, record)
+        steps.done('containers')
         if record is not None and record.state is State.PAUSED:
             sandboxes.store.write(record.replace(state=State.READY, paused=()))
+    LOG.debug('Sandbox %s: thawed in %s', instance_id, steps)
 
 
 def _thaw(docker: host.Host, instance_id: str, record: Sandbox | None) -> None:

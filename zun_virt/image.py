@@ -12,6 +12,7 @@ from nova import exception
 from oslo_log import log as logging
 
 from zun_virt import archive, host, snapshot
+from zun_virt.steps import Steps
 
 LOG = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Images:
         :raises zun_virt.host.HostError: it cannot be pulled
         """
         if self._configured:
-            self._once(self._configured, lambda: self._docker.pull(str(self._configured)))
+            self._once(self._configured, lambda: self._pull(str(self._configured)))
 
     def ensure(
         self,
@@ -87,7 +88,7 @@ class Images:
         check(image_meta)
         if self._configured and (fresh or not self._is_snapshot(context, image_meta)):
             name = self._configured
-            return self._once(name, lambda: self._docker.pull(name))
+            return self._once(name, lambda: self._pull(name))
         tag = image_tag(image_meta)
         if tag.endswith(_UNKNOWN):
             # Of a server that exists, nova does not keep the checksum of its image.
@@ -129,16 +130,25 @@ class Images:
         with lock:
             return self._docker.image_id(name) or fetch()
 
+    def _pull(self, name: str) -> str:
+        steps = Steps()
+        found = self._docker.pull(name)
+        steps.done('pull')
+        LOG.debug('Image %s: fetched in %s', name, steps)
+        return found
+
     def _fetch(
         self, context: typing.Any, image_meta: typing.Any, trusted_certs: typing.Any, tag: str
     ) -> str:
         LOG.info('Fetching image %s from Glance into %s', image_meta.id, tag)
+        steps = Steps()
         with tempfile.TemporaryDirectory(prefix='zun-image-', dir=self._scratch) as directory:
             received = pathlib.Path(directory, 'received')
             rewritten = pathlib.Path(directory, 'rewritten')
             self._glance.download(
                 context, image_meta.id, dest_path=str(received), trusted_certs=trusted_certs
             )
+            steps.done('download')
             try:
                 archive.rewrite(
                     received,
@@ -147,12 +157,16 @@ class Images:
                     architecture=self._architecture,
                     largest=self._largest,
                 )
+                steps.done('check')
                 with rewritten.open('rb') as stream:
-                    return self._docker.load(stream, tag)
+                    found = self._docker.load(stream, tag)
+                steps.done('load')
             except (snapshot.ArchiveError, host.ImageRefused) as error:
                 raise exception.ImageUnacceptable(
                     image_id=image_meta.id, reason=str(error)
                 ) from error
+        LOG.debug('Image %s: fetched in %s', image_meta.id, steps)
+        return found
 
 
 def check(image_meta: typing.Any) -> None:

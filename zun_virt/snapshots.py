@@ -12,6 +12,7 @@ from oslo_log import log as logging
 from zun_virt import copies, host, snapshot
 from zun_virt.building import Building
 from zun_virt.errors import in_novas_words
+from zun_virt.steps import Steps
 
 LOG = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class Snapshots(Building):
 
         :raises nova.exception.InstanceNotRunning: there is no such sandbox
         """
+        steps = Steps()
         repository = f'{snapshot.REPOSITORY}:{image_id}'
         with contextlib.ExitStack() as undo:
             update_task_state(task_state=task_states.IMAGE_PENDING_UPLOAD)
@@ -46,6 +48,7 @@ class Snapshots(Building):
                         self._copies.commit(found.id, name)
                         undo.callback(self._copies.remove, name)
                         parts[found.container_id] = name
+            steps.done('images')
             update_task_state(
                 task_state=task_states.IMAGE_UPLOADING,
                 expected_state=task_states.IMAGE_PENDING_UPLOAD,
@@ -56,4 +59,6 @@ class Snapshots(Building):
                 self._images.upload(context, image_id, instance.uuid, stream)
             except snapshot.ArchiveError as error:
                 raise exception.NovaException(f'No snapshot: {error}') from error
+            steps.done('upload')
+        LOG.debug('Snapshot taken in %s', steps, instance=instance)
         LOG.info('Made image %s of %d containers', image_id, len(parts), instance=instance)
