@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -69,8 +70,12 @@ class Storage(Plugging):
     ) -> None:
         """Mount a volume in a sandbox, where containers that run see it at once."""
         request = Request(connection_info, mountpoint)
-        made = self._mount(context, instance, request)
-        self._note(instance, request.id, made)
+        with contextlib.ExitStack() as undo:
+            made = self._mount(context, instance, request)
+            # Of a failed attachment nova only tells Cinder, which gives the volume to others.
+            undo.callback(self._volumes.forget, instance.uuid, request)
+            self._note(instance, request.id, made)
+            undo.pop_all()
 
     @in_novas_words
     def detach_volume(

@@ -180,7 +180,7 @@ class Volumes:
             if request.id in filesystems.mounted(target.parent):
                 file_system = filesystems.kind_of(target)
             else:
-                undo.callback(self._forget, instance_id, request)
+                undo.callback(self.forget, instance_id, request)
                 device = filesystems.connect(source, request.read_only)
                 file_system = self._file_system(request, device, kind)
                 self._store.create(instance_id)
@@ -225,6 +225,13 @@ class Volumes:
             self._disconnect(request)
         except _FAILURES as error:
             raise exception.DeviceDetachFailed(device=request.id, reason=str(error)) from error
+
+    def forget(self, instance_id: str, request: Request) -> None:
+        """Undo what a failed attachment began; nova shows the user what made it fail."""
+        try:
+            self.unmount(instance_id, request)
+        except (*_FAILURES, exception.NovaException):
+            LOG.exception('Sandbox %s: volume %s was left connected', instance_id, request.id)
 
     def release(self, instance_id: str, requests: Iterable[Request] = ()) -> None:
         """Unmount all volumes of a sandbox in which nothing runs.
@@ -291,13 +298,6 @@ class Volumes:
         for path in self._brick.paths(request):
             filesystems.disconnect(path)
         self._brick.disconnect(request)
-
-    def _forget(self, instance_id: str, request: Request) -> None:
-        """Undo what a failed mount began; nova shows the user what made it fail."""
-        try:
-            self.unmount(instance_id, request)
-        except (*_FAILURES, exception.NovaException):
-            LOG.exception('Sandbox %s: volume %s was left connected', instance_id, request.id)
 
 
 def _refused(request: Request, why: str) -> exception.InvalidInput:

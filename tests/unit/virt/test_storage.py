@@ -174,6 +174,22 @@ def test_a_failed_attachment_is_undone_and_can_be_repeated(zun, machine, box, st
     assert at(machine, box) == {ONE}
 
 
+@pytest.mark.parametrize('error', [OSError(28, 'it is full'), sandbox.SandboxBusy('it is held')])
+def test_one_that_cannot_be_written_down_is_not_left_mounted(zun, machine, box, monkeypatch, error):
+    """nova lets Cinder give it to another host next, and asks for no detachment."""
+
+    def write(record):
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(zun._sandboxes.store, 'write', write)
+        with pytest.raises(exception.NovaException, match='it is'):
+            attach(zun, box)
+    assert machine.leftovers_of_volumes() == {}
+    attach(zun, box)
+    assert at(machine, box) == {ONE}
+
+
 def test_an_attachment_that_was_interrupted_is_repeated(zun, machine, box):
     """nova-compute was killed after the mount, and before nova knew."""
     attach(zun, box)
