@@ -66,7 +66,7 @@ class Building(Storage):
         :param running: ids of the containers that are to run in it when it does
         """
         steps = Steps()
-        with contextlib.ExitStack() as undo:
+        with self._turn(instance), contextlib.ExitStack() as undo:
             limits = self._limits(instance)
             chosen, images = self._image(context, instance, image_meta)
             steps.done('image')
@@ -105,9 +105,9 @@ class Building(Storage):
         """
         steps = Steps()
         vifs = list(network_info or ())
-        made = self._sandboxes.running(instance.uuid)
-        fresh = made is None
-        with contextlib.ExitStack() as undo:
+        with self._turn(instance), contextlib.ExitStack() as undo:
+            made = self._sandboxes.running(instance.uuid)
+            fresh = made is None
             if made is None:
                 undo.callback(self._stop_again, instance, vifs)
                 # A namespace that has gone leaves ports of Open vSwitch without a device.

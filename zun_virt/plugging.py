@@ -9,6 +9,7 @@ from typing import Any
 
 from nova import exception
 from nova.compute import vm_states
+from oslo_concurrency import lockutils
 from oslo_log import log as logging
 
 from zun_virt import lifecycle, network, ports, sandbox
@@ -41,6 +42,22 @@ class Plugging:
         self._detached: set[tuple[str, str]] = set()
         # By server, what Neutron said when nova's cache was last made to follow.
         self._refreshed: dict[str, Any] = {}
+        self._turns = lockutils.Semaphores()
+
+    def _turn(self, instance: Any, *, wait: bool = True) -> contextlib.AbstractContextManager[Any]:
+        """Hold a sandbox against all else here that starts it or changes its interfaces.
+
+        Its lock is not held while a start waits for Neutron: a start would be called ready by
+        whoever plugs meanwhile, and two that plug take each other's devices away. It comes
+        before that lock, and is not taken twice.
+
+        :raises oslo_concurrency.lockutils.AcquireLockFailedException: somebody else holds it,
+            which was not to be waited for
+        """
+        held: contextlib.AbstractContextManager[Any] = lockutils.lock(
+            f'turn {instance.uuid}', semaphores=self._turns, do_log=False, blocking=wait
+        )
+        return held
 
     @in_novas_words
     def plug_vifs(self, instance: Any, network_info: Any) -> None:
@@ -49,7 +66,7 @@ class Plugging:
         :raises nova.exception.VirtualInterfacePlugException: they cannot be made
         """
         try:
-            with self._sandboxes.lock(instance.uuid):
+            with self._turn(instance), self._sandboxes.lock(instance.uuid):
                 self._change_interfaces(instance, list(network_info))
         except exception.VirtualInterfacePlugException:
             raise
@@ -69,6 +86,7 @@ class Plugging:
         # nova does not keep this from running beside a stop, or another attachment.
         with (
             _only_novas(exception.InterfaceAttachFailed, instance),
+            self._turn(instance),
             self._sandboxes.lock(instance.uuid),
             contextlib.ExitStack() as undo,
         ):
@@ -84,15 +102,16 @@ class Plugging:
 
         :raises nova.exception.NovaException: it cannot be taken, and remains the server's
         """
-        with (
-            _only_novas(exception.InterfaceDetachFailed, instance),
-            self._sandboxes.lock(instance.uuid),
-        ):
+        with self._turn(instance):
             self._take(instance, vif)
 
     def _take(self, instance: Any, vif: Any) -> None:
-        others = self._others(instance, vif)
-        with contextlib.ExitStack() as undo:
+        with (
+            _only_novas(exception.InterfaceDetachFailed, instance),
+            self._sandboxes.lock(instance.uuid),
+            contextlib.ExitStack() as undo,
+        ):
+            others = self._others(instance, vif)
             self._detached.add((instance.uuid, vif['id']))
             undo.callback(self._detached.discard, (instance.uuid, vif['id']))
             self._network.unplug(instance, [vif])
@@ -148,7 +167,10 @@ class Plugging:
             return
         for instance in servers:
             try:
-                self._follow(instance, known)
+                with self._turn(instance, wait=False):
+                    self._follow(instance, known)
+            except lockutils.AcquireLockFailedException:
+                LOG.debug('It is started or plugged; the next pass looks', instance=instance)
             except (*FAILURES, ports.PortsUnknown) as error:
                 LOG.warning(
                     'A change of its ports cannot be followed: %s; the next pass tries again',
@@ -162,8 +184,9 @@ class Plugging:
     def _follow(self, instance: Any, known: ports.Known) -> None:
         if instance.task_state or instance.vm_state not in _FOLLOWED:
             return
-        if self._sandboxes.record(instance.uuid) is None:
-            return
+        record = self._sandboxes.record(instance.uuid)
+        if record is None or record.state is sandbox.State.BUILDING:
+            return  # of the latter a start was cut off: only who takes it up calls it ready
         vifs = list(instance.get_network_info())
         lost = self._take_lost(instance, known.missing(instance.uuid, vifs))
         if lost or self._is_news(instance, vifs, known):
@@ -192,7 +215,7 @@ class Plugging:
         lost = [vif for vif in missing if self._ports.has_lost(instance, vif['id'])]
         for vif in lost:
             LOG.info('Port %s is not its any more: taking it away', vif['id'], instance=instance)
-            self.detach_interface(None, instance, vif)
+            self._take(instance, vif)
         return lost
 
     def _take_over(self, instance: Any, names: Names) -> None:

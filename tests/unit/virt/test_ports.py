@@ -1,5 +1,7 @@
 """Ports that change while their sandbox runs: what is compared, and what follows."""
 
+import threading
+
 import pytest
 from nova import exception
 from nova.network import model
@@ -304,3 +306,104 @@ def test_two_attachments_at_a_time_both_stay(zun, machine, server):
         zun.attach_interface(None, alone, None, vif)
     assert set(devices(machine)) == {'eth0', 'eth1', 'eth2'}
     assert len(machine.store.read(server.uuid).addresses) == 3
+
+
+class Start:
+    """A start of the server, in another thread, that waits until Neutron has wired its port."""
+
+    def __init__(self, zun, virtapi, server):
+        self.plugged, self.wired = threading.Event(), threading.Event()
+        virtapi.outcome = self.wait
+        (vif,) = server.get_network_info()
+        # As nova has it where the pass has read that there is no task before it began.
+        self.thread = threading.Thread(target=zun.power_on, args=(None, server, [vif], {}))
+
+    def wait(self, *_arguments):
+        self.plugged.set()
+        assert self.wired.wait(10)
+
+    def __enter__(self):
+        self.thread.start()
+        assert self.plugged.wait(10)
+        return self
+
+    def __exit__(self, *_error):
+        self.wired.set()
+        self.thread.join(10)
+
+
+@pytest.fixture
+def stopped(zun, server):
+    zun.power_off(server)
+    server.vm_state = 'stopped'
+    zun._recovery.nova_listens = True
+    return server
+
+
+def state(machine, instance):
+    return machine.store.read(instance.uuid).state
+
+
+def test_a_pass_leaves_a_start_alone(zun, machine, virtapi, stopped):
+    with Start(zun, virtapi, stopped):
+        before = devices(machine)['eth0']['made']
+        machine.ports.tell(stopped, changed('10.0.0.77'))
+        zun._follow_ports()
+        # The agent would start its containers in what Neutron has not wired.
+        assert state(machine, stopped) is sandbox.State.BUILDING
+        assert devices(machine)['eth0']['made'] == before
+    assert state(machine, stopped) is sandbox.State.READY
+    zun._follow_ports()
+    assert devices(machine)['eth0']['addresses'] == ['10.0.0.77/24']
+
+
+@pytest.mark.parametrize('act', ['plug_vifs', 'attach_interface', 'detach_interface'])
+def test_whoever_plugs_waits_for_a_start(zun, machine, virtapi, stopped, act):
+    (vif,) = stopped.get_network_info()
+    arguments = {
+        'plug_vifs': (stopped, [vif]),
+        'attach_interface': (None, stopped, None, make_vif(2)),
+        'detach_interface': (None, stopped, vif),
+    }
+    other = threading.Thread(target=getattr(zun, act), args=arguments[act])
+    with Start(zun, virtapi, stopped):
+        other.start()
+        other.join(0.3)
+        assert other.is_alive()
+        assert state(machine, stopped) is sandbox.State.BUILDING
+        assert set(devices(machine)) == {'eth0'}
+    other.join(10)
+    assert not other.is_alive()
+    assert state(machine, stopped) is sandbox.State.READY
+
+
+def test_a_start_waits_for_a_pass(zun, machine, virtapi, stopped, monkeypatch):
+    """Both at a time would take each other's devices away."""
+    at_work, go_on = threading.Event(), threading.Event()
+
+    def refresh(instance):
+        at_work.set()
+        assert go_on.wait(10)
+
+    monkeypatch.setattr(machine.ports, 'refresh', refresh)
+    machine.ports.tell(stopped, changed('10.0.0.77'))
+    looking = threading.Thread(target=zun._follow_ports)
+    looking.start()
+    assert at_work.wait(10)
+    start = Start(zun, virtapi, stopped)
+    start.thread.start()
+    assert not start.plugged.wait(0.3)
+    go_on.set()
+    looking.join(10)
+    assert start.plugged.wait(10)
+    start.wired.set()
+    start.thread.join(10)
+    assert state(machine, stopped) is sandbox.State.READY
+
+
+def test_a_pass_makes_nothing_ready_of_which_a_start_was_cut_off(zun, machine, server):
+    machine.store.write(machine.store.read(server.uuid).replace(state=sandbox.State.BUILDING))
+    machine.ports.tell(server, changed('10.0.0.77'))
+    zun._follow_ports()
+    assert state(machine, server) is sandbox.State.BUILDING
+    assert devices(machine)['eth0']['addresses'] == ['10.0.0.5/24']
