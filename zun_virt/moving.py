@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from nova import exception, objects
+from nova import exception
 from nova.compute import task_states
 from oslo_log import log as logging
 
-from zun_virt import cgroup, resizing
+from zun_virt import cgroup, resizing, servers
 from zun_virt.building import Building
 from zun_virt.errors import FAILURES, in_novas_words
 from zun_virt.sandbox import State
@@ -46,9 +46,8 @@ class Moving(Building):
         """
         try:
             limits = self._limits(instance, flavor)
-            if _stays(migration_of(instance)):
-                self._check_kept(block_device_info)
-                self._resize(instance, limits)
+            if servers.stays(servers.migration_of(instance)):
+                self._resize_here(instance, limits, block_device_info)
                 return ''
             resizing.check_containers(self._host, instance.uuid, limits)
         except (resizing.TooSmall, *FAILURES) as error:
@@ -76,7 +75,7 @@ class Moving(Building):
         share_info: Any = None,
     ) -> None:
         """Tell the agent of the new limits, or make the sandbox on this host."""
-        if _stays(migration):
+        if servers.stays(migration):
             self._settle(context, instance, network_info, block_device_info, power_on=power_on)
             return
         self._build(
@@ -94,7 +93,7 @@ class Moving(Building):
         self, context: Any, migration: Any, instance: Any, network_info: Any
     ) -> None:
         """Remove what stayed behind, unless it is the sandbox itself."""
-        if not _stays(migration):
+        if not servers.stays(migration):
             self._remove(instance, 0, network_info)
 
     @in_novas_words
@@ -112,7 +111,7 @@ class Moving(Building):
 
         A nova-compute that was ended in the middle of a migration calls this, too.
         """
-        if _stays(migration):
+        if servers.stays(migration):
             self._revert_size(context, instance, network_info, block_device_info)
             self._settle(context, instance, network_info, block_device_info, power_on=power_on)
         elif power_on:
@@ -135,16 +134,22 @@ class Moving(Building):
     def _is_reverted_here(self, instance: Any) -> bool:
         """Return whether nova speaks of the guest that a revert ends, which is the sandbox."""
         reverting = instance.task_state == task_states.RESIZE_REVERTING
-        return reverting and _stays(migration_of(instance))
+        return reverting and servers.stays(servers.migration_of(instance))
 
     def _stop_what_is_half_stopped(self, instance: Any, network_info: Any) -> None:
         record = self._sandboxes.record(instance.uuid)
         if record is not None and record.state is State.STOPPING:
             self._stop(instance, network_info, 0)
 
-    def _resize(self, instance: Any, limits: cgroup.Limits) -> None:
+    def _resize_here(self, instance: Any, limits: cgroup.Limits, block_device_info: Any) -> None:
+        runs = self._sandboxes.running(instance.uuid) is not None
+        if runs:
+            self._check_kept(block_device_info)
         old = self._limits(instance)
         resizing.resize(self._host, self._cgroups, self._sandboxes, instance.uuid, old, limits)
+        if not runs:
+            # Nova has Cinder take them away next; its start mounts them.
+            self._let_go(instance, block_device_info)
 
     def _settle(
         self,
@@ -179,14 +184,6 @@ class Moving(Building):
             self._start(context, instance, network_info, block_device_info)
 
 
-def migration_of(instance: Any) -> Any:
-    """Return the migration that a server is in, None when it is in none."""
-    moved = instance.migration_context
-    if moved is None:
-        return None
-    return objects.Migration.get_by_id(instance._context, moved.migration_id)
-
-
 def ran(disk_info: Any) -> tuple[str, ...]:
     """Return the containers that ran on the host from which a sandbox comes.
 
@@ -196,8 +193,3 @@ def ran(disk_info: Any) -> tuple[str, ...]:
         return tuple(str(one) for one in json.loads(disk_info)['running'])
     except (ValueError, TypeError, KeyError):
         return ()
-
-
-def _stays(migration: Any) -> bool:
-    """Return whether both guests that nova speaks of are on one host."""
-    return migration is not None and migration.source_compute == migration.dest_compute

@@ -78,3 +78,16 @@ class Servers:
     def alone(self, instance_id: str, act: Callable[[], None]) -> None:
         """Do something while nova does nothing else with the server, as its manager does."""
         utils.synchronized(instance_id)(act)()
+
+
+def migration_of(instance: typing.Any) -> typing.Any:
+    """Return the migration that a server is in, None when it is in none."""
+    moved = instance.migration_context
+    if moved is None:
+        return None
+    return objects.Migration.get_by_id(instance._context, moved.migration_id)
+
+
+def stays(migration: typing.Any) -> bool:
+    """Return whether both guests that nova speaks of in a migration are on one host."""
+    return migration is not None and migration.source_compute == migration.dest_compute

@@ -9,11 +9,12 @@ from typing import Any, NoReturn
 
 import nova.conf
 from nova import exception, objects, utils
+from nova.compute import vm_states
 from nova.virt import driver
 from nova.volume import cinder
 from oslo_log import log as logging
 
-from zun_virt import sandbox
+from zun_virt import sandbox, servers
 from zun_virt.errors import in_novas_words
 from zun_virt.plugging import Plugging
 from zun_virt.volume import PROPERTY, Brick, Request, Volumes
@@ -70,6 +71,7 @@ class Storage(Plugging):
     ) -> None:
         """Mount a volume in a sandbox, where containers that run see it at once."""
         request = Request(connection_info, mountpoint)
+        self._check_kept_by_revert(instance, request)
         with contextlib.ExitStack() as undo:
             made = self._mount(context, instance, request)
             # Of a failed attachment nova only tells Cinder, which gives the volume to others.
@@ -140,8 +142,26 @@ class Storage(Plugging):
         devices = [request.id for request, _ in _requests(block_device_info) if not request.is_file]
         if devices:
             raise exception.InvalidInput(
-                reason=f'volumes {", ".join(devices)} would be taken from it while in use; detach '
-                'them, or resize it to another host'
+                reason=f'volumes {", ".join(devices)} are block devices, which Cinder would take '
+                'away while they are mounted; stop the server, detach them, or resize it to '
+                'another host'
+            )
+
+    @staticmethod
+    def _check_kept_by_revert(instance: Any, request: Request) -> None:
+        """Refuse a volume that the revert of a resize here would take away under its mount.
+
+        :raises nova.exception.InvalidInput: it is such a volume
+        """
+        if (
+            instance.vm_state == vm_states.RESIZED
+            and not request.is_file
+            and servers.stays(servers.migration_of(instance))
+        ):
+            raise exception.InvalidInput(
+                reason=f'volume {request.id} is a block device, which Cinder would take away while '
+                'it is mounted if the resize on this host were reverted; confirm or revert that '
+                'first'
             )
 
     @staticmethod
@@ -176,18 +196,25 @@ class Storage(Plugging):
             instance.uuid, request, lambda: kind or str(asked().get(PROPERTY) or default)
         )
 
+    def _let_go(self, instance: Any, block_device_info: Any) -> None:
+        """Unmount and disconnect the volumes of a sandbox that does not run.
+
+        :raises nova.exception.DeviceDetachFailed: one is in use by somebody else on this host
+        """
+        requests = [request for request, _ in _requests(block_device_info)]
+        self._volumes.release(instance.uuid, requests)
+
     def _releasing(
         self, instance: Any, network_info: Any, block_device_info: Any = None
     ) -> Callable[[], None]:
         """Return what takes its interfaces and volumes from a sandbox that has stopped."""
-        requests = [request for request, _ in _requests(block_device_info)]
         unplug = self._unplugging(instance, network_info)
 
         def release() -> None:
             try:
                 unplug()
             finally:
-                self._volumes.release(instance.uuid, requests)
+                self._let_go(instance, block_device_info)
 
         return release
 

@@ -231,6 +231,86 @@ class VolumeTestCase(VolumeCase):
         self.assertEqual(1, self.content().made)
 
 
+class ResizeHereTestCase(VolumeCase):
+    """Of a server that stays on its host, while Nova gives up all its ways to volumes."""
+
+    OPTIONS = ((None, 'allow_resize_to_same_host', True),)
+
+    def setUp(self):
+        super().setUp()
+        self.larger = self.add_flavor('larger', trait=base.SANDBOX_TRAIT, memory_mb=256)
+
+    def export_files(self):
+        way = {'driver_volume_type': 'nfs', 'data': {'export': '127.0.0.1:/share'}}
+        self.stub_out(
+            'nova.tests.fixtures.CinderFixture.VOLUME_CONNECTION_INFO', {self.volume: way}
+        )
+
+    def resize(self, server):
+        self.act(server, resize={'flavorRef': self.larger})
+        return self.wait_for(server, status='VERIFY_RESIZE')
+
+    def test_files_stay_mounted(self):
+        self.export_files()
+        server = self.create(block_device_mapping_v2=[self.root(), self.disk()])
+        mounts = dict(self.storage.mounts)
+        for end, status in (('revertResize', 'ACTIVE'), ('confirmResize', 'ACTIVE')):
+            self.resize(server)
+            self.assert_attached(server)
+            self.act(server, **{end: None})
+            self.wait_for(server, status=status)
+            self.assert_attached(server)
+        self.assertEqual(mounts, self.storage.mounts)
+
+    def test_a_file_attached_before_a_revert_stays_mounted(self):
+        self.export_files()
+        server = self.create()
+        self.resize(server)
+        self.attach(server)
+        self.assert_attached(server)
+        mounts = dict(self.storage.mounts)
+        self.act(server, revertResize=None)
+        self.wait_for(server, status='ACTIVE')
+        self.assert_attached(server)
+        self.assertEqual(mounts, self.storage.mounts)
+        self.detach(server)
+        self.assert_detached(server)
+
+    def test_a_device_is_not_attached_before_a_revert(self):
+        server = self.create()
+        self.resize(server)
+        self.attach(server)
+        told = self.failure(server, 'attach_volume', 'compute_attach_volume')
+        self.assertIn('confirm or revert', told)
+        self.assert_detached(server)
+        self.act(server, revertResize=None)
+        self.wait_for(server, status='ACTIVE')
+        self.attach(server)
+        self.assert_attached(server)
+
+    def test_with_a_mounted_device_it_is_refused(self):
+        server = self.create(block_device_mapping_v2=[self.root(), self.disk()])
+        self.act(server, resize={'flavorRef': self.larger})
+        self.eventually(lambda: self.assertIn('stop the server', str(self.faults(server))))
+        self.wait_for(server, status='ACTIVE')
+        self.assert_attached(server)
+
+    def test_a_stopped_one_gives_its_devices_back(self):
+        server = self.create(block_device_mapping_v2=[self.root(), self.disk()])
+        self.act(server, **{'os-stop': None})
+        self.wait_for(server, status='SHUTOFF')
+        for end in ('revertResize', 'confirmResize'):
+            self.resize(server)
+            self.assertEqual({}, self.box.machine.leftovers_of_volumes())
+            self.act(server, **{end: None})
+            self.wait_for(server, status='SHUTOFF')
+            self.act(server, **{'os-start': None})
+            self.wait_for(server, status='ACTIVE')
+            self.assert_attached(server)
+            self.act(server, **{'os-stop': None})
+            self.wait_for(server, status='SHUTOFF')
+
+
 class TwoHostsTestCase(VolumeCase):
     SANDBOX_HOSTS = ('box', 'crate')
 

@@ -1,5 +1,6 @@
 """Volumes as nova gives and takes them, on a host in memory."""
 
+import types
 import uuid
 
 import pytest
@@ -8,7 +9,7 @@ from os_brick import exception as brick
 
 from tests.unit.virt.conftest import CONF, make_image, make_instance, make_vif
 from tests.unit.virt.storage import Content, connection, mapping
-from zun_virt import privsep, sandbox, storage
+from zun_virt import privsep, sandbox, servers, storage
 
 ONE, TWO = (str(uuid.uuid4()) for _ in range(2))
 
@@ -308,13 +309,41 @@ def test_a_start_without_one_of_its_volumes_fails(zun, machine, cinder):
     assert at(machine, instance) == {ONE}
 
 
-def test_a_block_device_would_not_survive_a_resize_here():
-    disk = mapping(ONE)
-    storage.Storage._check_kept({'block_device_mapping': [disk]})
-    storage.Storage._check_kept(None)
+def device(volume_id=ONE):
+    """Return an entry of nova's block device mapping for a volume that is no file."""
+    disk = mapping(volume_id)
     disk['connection_info']['driver_volume_type'] = 'iscsi'
-    with pytest.raises(exception.InvalidInput, match=ONE):
-        storage.Storage._check_kept({'block_device_mapping': [disk]})
+    return disk
+
+
+def test_a_block_device_would_not_survive_a_resize_here():
+    storage.Storage._check_kept({'block_device_mapping': [mapping(ONE)]})
+    storage.Storage._check_kept(None)
+    with pytest.raises(exception.InvalidInput, match=f'{ONE} are block devices'):
+        storage.Storage._check_kept({'block_device_mapping': [device()]})
+
+
+@pytest.mark.parametrize(
+    ('state', 'to', 'disk', 'refused'),
+    [
+        ('resized', 'host1', device(), True),
+        ('resized', 'host1', mapping(ONE), False),
+        ('resized', 'host2', device(), False),
+        ('active', 'host1', device(), False),
+    ],
+)
+def test_a_block_device_would_not_survive_a_revert_here(
+    zun, machine, box, monkeypatch, state, to, disk, refused
+):
+    migration = types.SimpleNamespace(source_compute='host1', dest_compute=to)
+    monkeypatch.setattr(servers, 'migration_of', lambda _instance: migration)
+    box.vm_state = state
+    if refused:
+        with pytest.raises(exception.InvalidInput, match='confirm or revert'):
+            zun.attach_volume(None, disk['connection_info'], box, '/dev/vdb')
+    else:
+        zun.attach_volume(None, disk['connection_info'], box, '/dev/vdb')
+    assert at(machine, box) == (set() if refused else {ONE})
 
 
 def test_extending(zun, machine, box):
