@@ -217,12 +217,18 @@ class Building(Storage):
         enforced = dataclasses.replace(record.limits, disk_enforced=self._defaults.disk_quota)
         return record.replace(limits=enforced)
 
-    def _limits(self, instance: Any, flavor: Any = None) -> cgroup.Limits:
+    def _limits(
+        self,
+        instance: Any,
+        flavor: Any = None,
+        use: Callable[[Any], cores.Use] = cores.of,
+    ) -> cgroup.Limits:
         """Return the limits of a server's sandbox.
 
         :param flavor: that the server is to have at the end of a move; None for its own
+        :param use: returns its cores; those of another host are chosen by that one's options
         """
         topology = instance.numa_topology
         if flavor is not None and instance.migration_context is not None:
             topology = instance.migration_context.new_numa_topology
-        return resources.limits(flavor or instance.flavor, self._defaults, cores.of(topology))
+        return resources.limits(flavor or instance.flavor, self._defaults, use(topology))

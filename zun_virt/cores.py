@@ -207,5 +207,14 @@ def of(numa_topology: typing.Any) -> Use:
     return Use(_list(own), own=True)
 
 
+def elsewhere(numa_topology: typing.Any) -> Use:
+    """Return what can be said on this host of a sandbox's cores on another.
+
+    :param numa_topology: that the other host's resource tracker gave its server; None for none
+    """
+    policy = numa_topology.cpu_policy if numa_topology is not None else None
+    return Use(None, own=policy == fields.CPUAllocationPolicy.DEDICATED)
+
+
 def _list(cpus: set[int]) -> str:
     return ','.join(str(cpu) for cpu in sorted(cpus))

@@ -15,7 +15,7 @@ from nova import exception
 from nova.compute import task_states
 from oslo_log import log as logging
 
-from zun_virt import cgroup, resizing, servers
+from zun_virt import cgroup, cores, resizing, servers
 from zun_virt.building import Building
 from zun_virt.errors import FAILURES, in_novas_words
 from zun_virt.sandbox import State
@@ -45,10 +45,10 @@ class Moving(Building):
             as it was
         """
         try:
-            limits = self._limits(instance, flavor)
             if servers.stays(servers.migration_of(instance)):
-                self._resize_here(instance, limits, block_device_info)
+                self._resize_here(instance, flavor, block_device_info)
                 return ''
+            limits = self._limits(instance, flavor, cores.elsewhere)
             resizing.check_containers(self._host, instance.uuid, limits)
         except (resizing.TooSmall, *FAILURES) as error:
             reason = f'sandbox {instance.uuid} stays as it is: {error}'
@@ -141,12 +141,12 @@ class Moving(Building):
         if record is not None and record.state is State.STOPPING:
             self._stop(instance, network_info, 0)
 
-    def _resize_here(self, instance: Any, limits: cgroup.Limits, block_device_info: Any) -> None:
+    def _resize_here(self, instance: Any, flavor: Any, block_device_info: Any) -> None:
         runs = self._sandboxes.running(instance.uuid) is not None
         if runs:
             self._check_kept(block_device_info)
-        old = self._limits(instance)
-        resizing.resize(self._host, self._cgroups, self._sandboxes, instance.uuid, old, limits)
+        old, new = self._limits(instance), self._limits(instance, flavor)
+        resizing.resize(self._host, self._cgroups, self._sandboxes, instance.uuid, old, new)
         if not runs:
             # Nova has Cinder take them away next; its start mounts them.
             self._let_go(instance, block_device_info)

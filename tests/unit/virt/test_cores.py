@@ -127,6 +127,20 @@ def test_where_all_cores_are_dedicated_a_sandbox_must_ask_for_some(options):
         cores.of(None)
 
 
+@pytest.mark.parametrize(
+    ('topology', 'own'),
+    [
+        (None, False),
+        (asked(policy=None), False),
+        (asked(), True),
+        (asked(cpus=3, policy='mixed', shared=2), False),
+    ],
+)
+def test_the_cores_of_another_host_are_not_judged_by_this_ones_options(options, topology, own):
+    options(cpu_dedicated_set='2-3')
+    assert cores.elsewhere(topology) == cores.Use(None, own=own)
+
+
 def test_a_wish_that_was_not_granted_is_refused():
     with pytest.raises(exception.ComputeResourcesUnavailable, match='cpu_dedicated_set'):
         cores.of(asked())

@@ -4,10 +4,11 @@ import types
 
 import pytest
 from nova import exception, objects
+from nova.virt import hardware
 
 from tests.unit.virt import fake_docker
 from tests.unit.virt.conftest import make_image, make_instance, make_vif, record
-from zun_virt import cgroup, containers, moving, resizing, sandbox
+from zun_virt import cgroup, containers, moving, resizing, sandbox, servers
 from zun_virt.sandbox import State
 
 HERE = types.SimpleNamespace(source_compute='host1', dest_compute='host1')
@@ -81,6 +82,14 @@ def test_a_flavor_that_no_sandbox_can_have_is_rolled_back(zun, machine, instance
         zun.migrate_disk_and_power_off(None, instance, '1.2.3.4', bad, [])
     assert 'zun:pids_limit' in str(raised.value.inner_exception)
     assert record(machine, instance) == before
+
+
+def test_the_cores_of_this_host_are_not_in_the_way_of_a_move(zun, machine, instance, monkeypatch):
+    monkeypatch.setattr(servers, 'migration_of', lambda _instance: AWAY)
+    monkeypatch.setattr(hardware, 'get_cpu_shared_set', lambda: None)
+    monkeypatch.setattr(hardware, 'get_cpu_dedicated_set', lambda: {0, 1})
+    zun.migrate_disk_and_power_off(None, instance, '1.2.3.4', instance.flavor, [])
+    assert record(machine, instance).state is State.STOPPED
 
 
 def test_a_nova_that_ended_in_the_middle_of_a_resize_gets_the_size_back(zun, machine, instance):
