@@ -50,12 +50,18 @@ class Moving(Building):
                 return ''
             limits = self._limits(instance, flavor, cores.elsewhere)
             resizing.check_containers(self._host, instance.uuid, limits)
+            runs = self._sandboxes.running(instance.uuid) is not None
         except (resizing.TooSmall, *FAILURES) as error:
-            reason = f'sandbox {instance.uuid} stays as it is: {error}'
-            raise exception.InstanceFaultRollback(exception.ResizeError(reason=reason)) from error
+            raise _rolled_back(instance, 'stays as it is', error) from error
         # Nova gives up the way to its volumes next: none may be mounted.
         release = self._releasing(instance, network_info, block_device_info)
-        self._sandboxes.stop(instance.uuid, timeout, release)
+        try:
+            self._sandboxes.stop(instance.uuid, timeout, release)
+        except FAILURES as error:
+            if runs:
+                LOG.warning('It cannot move, and starts again: %s', error, instance=instance)
+                self._stay(context, instance, network_info, block_device_info)
+            raise _rolled_back(instance, 'cannot be moved', error) from error
         record = self._sandboxes.record(instance.uuid)
         return json.dumps({'running': list(record.running) if record else []})
 
@@ -115,9 +121,7 @@ class Moving(Building):
             self._revert_size(context, instance, network_info, block_device_info)
             self._settle(context, instance, network_info, block_device_info, power_on=power_on)
         elif power_on:
-            self._stop_what_is_half_stopped(instance, network_info)
-            if self._sandboxes.running(instance.uuid) is None:
-                self._start(context, instance, network_info, block_device_info)
+            self._stay(context, instance, network_info, block_device_info)
 
     def delete_instance_files(self, instance: Any) -> bool:
         """Remove what is left here of a server that was deleted in the middle of a move.
@@ -136,10 +140,13 @@ class Moving(Building):
         reverting = instance.task_state == task_states.RESIZE_REVERTING
         return reverting and servers.stays(servers.migration_of(instance))
 
-    def _stop_what_is_half_stopped(self, instance: Any, network_info: Any) -> None:
+    def _stay(self, context: Any, instance: Any, network_info: Any, block_device_info: Any) -> None:
+        """Have a sandbox run again that was stopped, wholly or in part, because it was to move."""
         record = self._sandboxes.record(instance.uuid)
         if record is not None and record.state is State.STOPPING:
             self._stop(instance, network_info, 0)
+        if self._sandboxes.running(instance.uuid) is None:
+            self._start(context, instance, network_info, block_device_info)
 
     def _resize_here(self, instance: Any, flavor: Any, block_device_info: Any) -> None:
         runs = self._sandboxes.running(instance.uuid) is not None
@@ -193,3 +200,8 @@ def ran(disk_info: Any) -> tuple[str, ...]:
         return tuple(str(one) for one in json.loads(disk_info)['running'])
     except (ValueError, TypeError, KeyError):
         return ()
+
+
+def _rolled_back(instance: Any, outcome: str, error: Exception) -> exception.InstanceFaultRollback:
+    reason = f'sandbox {instance.uuid} {outcome}: {error}'
+    return exception.InstanceFaultRollback(exception.ResizeError(reason=reason))

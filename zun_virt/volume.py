@@ -220,7 +220,7 @@ class Volumes:
         :raises nova.exception.DeviceDetachFailed: something in it is open, and all stays
         """
         place = self._place(instance_id)
-        self._unmount(place / request.id, time.monotonic())
+        self._unmount(place / request.id, time.monotonic(), 'in the sandbox')
         try:
             self._disconnect(request)
         except _FAILURES as error:
@@ -245,7 +245,7 @@ class Volumes:
         left = {entry.name for entry in place.iterdir()} if place.is_dir() else set()
         for name in left | set(filesystems.mounted(place)):
             try:
-                self._unmount(place / name, deadline)
+                self._unmount(place / name, deadline, 'of the host')
             except exception.DeviceDetachFailed as error:
                 LOG.warning('Sandbox %s: %s', instance_id, error)
                 failed.append(error)
@@ -279,7 +279,7 @@ class Volumes:
         # As the kernel tells of mounts, whatever links lead there.
         return self._store.volumes(instance_id).resolve()
 
-    def _unmount(self, target: pathlib.Path, deadline: float) -> None:
+    def _unmount(self, target: pathlib.Path, deadline: float, whose: str) -> None:
         while True:
             try:
                 filesystems.unmount(str(target))
@@ -289,7 +289,7 @@ class Volumes:
                 if busy and time.monotonic() < deadline:
                     time.sleep(0.1)
                     continue
-                reason = 'a process in the sandbox has it open' if busy else str(error)
+                reason = f'a process {whose} has it open' if busy else str(error)
                 raise exception.DeviceDetachFailed(device=target.name, reason=reason) from error
         with contextlib.suppress(FileNotFoundError):
             target.rmdir()

@@ -1,5 +1,6 @@
 """Volumes of sandboxes as nova's own services handle them, with a Cinder in memory."""
 
+import fixtures
 from nova.compute import power_state
 
 from tests.nova import base
@@ -327,6 +328,27 @@ class TwoHostsTestCase(VolumeCase):
         self.assert_attached(server, 'box')
         self.assertEqual(set(), self.mounted(server, 'crate'))
         self.assertEqual(1, self.content().made)
+
+    def test_with_a_volume_in_use_it_stays_and_runs(self):
+        """Somebody of the host reads it, such as a backup."""
+        self.useFixture(fixtures.MonkeyPatch('zun_virt.volume._ENDING_SECONDS', 0.2))
+        server = self.create(host='box', networks='auto')
+        mine = self.box.add_user_container(server['id'])
+        self.attach(server)
+        self.assert_attached(server, 'box')
+        self.storage.busy.add(self.volume)
+        self.act(server, migrate={'host': 'crate'})
+        self.eventually(lambda: self.assertIn('of the host has it open', str(self.faults(server))))
+        self.wait_for(server, status='ACTIVE', **{'OS-EXT-SRV-ATTR:host': 'box'})
+        self.assert_attached(server, 'box')
+        record = self.record(server, 'box')
+        self.assertEqual(('ready', (mine,)), (record.state, record.running))
+        self.assertEqual(1, len(self.box.plugged()))
+        self.assert_nothing_left('crate')
+        self.storage.busy.clear()
+        self.act(server, migrate={'host': 'crate'})
+        self.wait_for(server, status='VERIFY_RESIZE')
+        self.assert_attached(server, 'crate')
 
     def test_a_volume_is_evacuated_with_its_server(self):
         server = self.create(host='box', networks='auto')

@@ -92,6 +92,41 @@ def test_the_cores_of_this_host_are_not_in_the_way_of_a_move(zun, machine, insta
     assert record(machine, instance).state is State.STOPPED
 
 
+def break_stop(machine):
+    machine.docker.fail('stop', fake_docker.api_error(500, 'it hangs'))
+
+
+def break_unplugging(machine):
+    machine.switch.fail(ValueError('it hangs'))
+
+
+@pytest.mark.parametrize('broken', [break_stop, break_unplugging])
+def test_what_cannot_be_stopped_for_a_move_runs_on(zun, machine, instance, monkeypatch, broken):
+    mine = machine.add_container(instance.uuid)
+    monkeypatch.setattr(servers, 'migration_of', lambda _instance: AWAY)
+    broken(machine)
+    with pytest.raises(exception.InstanceFaultRollback) as raised:
+        zun.migrate_disk_and_power_off(
+            None, instance, '1.2.3.4', instance.flavor, [make_vif()], None
+        )
+    assert 'cannot be moved' in str(raised.value.inner_exception)
+    assert 'it hangs' in str(raised.value.inner_exception)
+    after = record(machine, instance)
+    assert (after.state, after.running) == (State.READY, (mine,))
+    assert len(machine.kernel.devices) == 1
+
+
+def test_a_stopped_one_that_cannot_move_stays_stopped(zun, machine, instance, monkeypatch):
+    zun.power_off(instance)
+    monkeypatch.setattr(servers, 'migration_of', lambda _instance: AWAY)
+    break_unplugging(machine)
+    with pytest.raises(exception.InstanceFaultRollback):
+        zun.migrate_disk_and_power_off(
+            None, instance, '1.2.3.4', instance.flavor, [make_vif()], None
+        )
+    assert record(machine, instance).state is State.STOPPED
+
+
 def test_a_nova_that_ended_in_the_middle_of_a_resize_gets_the_size_back(zun, machine, instance):
     parent = record(machine, instance).cgroup_parent
     zun._cgroups.create(parent, limits(512))
