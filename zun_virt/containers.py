@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import datetime
+import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -23,10 +24,13 @@ class OwnLimits:
 
     :ivar cpus: cores, as a fraction
     :ivar memory: bytes
+    :ivar disk: GiB that it may write outside of volumes; of one that asked for none it is what
+        its sandbox had when it was made
     """
 
     cpus: float = 0
     memory: int = 0
+    disk: int = 0
 
 
 NO_LIMITS = OwnLimits()
@@ -93,7 +97,12 @@ def own_limits(config: Mapping[str, typing.Any]) -> OwnLimits:
     """
     cpus = (config.get('NanoCpus') or 0) / 1e9
     quota, period = config.get('CpuQuota') or 0, config.get('CpuPeriod') or 100_000
-    return OwnLimits(cpus=cpus or max(quota, 0) / period, memory=config.get('Memory') or 0)
+    size = re.fullmatch('([0-9]+)G', (config.get('StorageOpt') or {}).get('size') or '')
+    return OwnLimits(
+        cpus=cpus or max(quota, 0) / period,
+        memory=config.get('Memory') or 0,
+        disk=int(size[1]) if size else 0,
+    )
 
 
 def moment(text: str) -> datetime.datetime:

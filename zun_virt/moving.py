@@ -49,7 +49,9 @@ class Moving(Building):
                 self._resize_here(instance, flavor, block_device_info)
                 return ''
             limits = self._limits(instance, flavor, cores.elsewhere)
-            resizing.check_containers(self._host, instance.uuid, limits)
+            resizing.check_containers(
+                self._host, self._sandboxes, instance.uuid, limits, flavor.root_gb or None
+            )
             runs = self._sandboxes.running(instance.uuid) is not None
         except (resizing.TooSmall, *FAILURES) as error:
             raise _rolled_back(instance, 'stays as it is', error) from error
@@ -153,7 +155,15 @@ class Moving(Building):
         if runs:
             self._check_kept(block_device_info)
         old, new = self._limits(instance), self._limits(instance, flavor)
-        resizing.resize(self._host, self._cgroups, self._sandboxes, instance.uuid, old, new)
+        resizing.resize(
+            self._host,
+            self._cgroups,
+            self._sandboxes,
+            instance.uuid,
+            old,
+            new,
+            flavor.root_gb or None,
+        )
         if not runs:
             # Nova has Cinder take them away next; its start mounts them.
             self._let_go(instance, block_device_info)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import typing
 from collections.abc import Sequence
 
 from oslo_log import log as logging
@@ -20,13 +21,40 @@ class TooSmall(Exception):
     """The sandbox cannot have these limits; the message says what is in the way."""
 
 
-def check_own_limits(limits: cgroup.Limits, containers: Sequence[Container]) -> None:
+class Disk(typing.NamedTuple):
+    """What each container of a sandbox may write outside of volumes, in GiB; None for all.
+
+    :ivar old: where it has no limit of its own
+    :ivar new: what none may exceed from now on
+    """
+
+    old: int | None = None
+    new: int | None = None
+
+    def is_exceeded_by(self, own: int) -> bool:
+        """Return whether a container has more, because it asked for that.
+
+        One that asked for nothing has what its sandbox had when it was made: that is the old
+        limit, or an even older one.
+        """
+        is_asked_for = self.old is None or own < self.old
+        return self.new is not None and own > self.new and is_asked_for
+
+
+UNBOUNDED = Disk()
+
+
+def check_own_limits(
+    limits: cgroup.Limits, containers: Sequence[Container], disk: Disk = UNBOUNDED
+) -> None:
     """Refuse limits below those of a single container.
 
-    The kernel would let none of its processes start, or silently give it less.
+    The kernel would let none of its processes start, or silently give it less; Docker would
+    let it write what it was made with.
 
     :param limits: of the whole sandbox
     :param containers: of the sandbox, as `Host.inspect` shows them
+    :param disk: where Docker holds containers to it
     :raises TooSmall: naming the containers
     """
     cpus = limits.cores
@@ -43,6 +71,11 @@ def check_own_limits(limits: cgroup.Limits, containers: Sequence[Container]) -> 
                 f'{_named(container)} has {own.cpus:g} cores of its own, and the whole sandbox '
                 f'would have {cpus:g}'
             )
+        if disk.is_exceeded_by(own.disk):
+            reasons.append(
+                f'{_named(container)} has a disk of {own.disk} GiB of its own, and the whole '
+                f'sandbox would have {disk.new}'
+            )
     if reasons:
         raise TooSmall('; '.join(reasons))
 
@@ -54,6 +87,7 @@ def resize(
     instance_id: str,
     old: cgroup.Limits,
     new: cgroup.Limits,
+    disk_gb: int | None = None,
 ) -> None:
     """Change the limits of a sandbox, or leave all as it is.
 
@@ -61,10 +95,11 @@ def resize(
     `describe` is called.
 
     :param old: which it gets again if the kernel refuses the new ones
+    :param disk_gb: that its containers may write from now on, in GiB; None for no new limit
     :raises TooSmall: it uses more than the new ones
     """
     with sandboxes.lock(instance_id):
-        check_containers(docker, instance_id, new)
+        check_containers(docker, sandboxes, instance_id, new, disk_gb)
         made = sandboxes.running(instance_id)
         if made is None:
             return
@@ -74,9 +109,16 @@ def resize(
             raise TooSmall(str(error)) from error
 
 
-def check_containers(docker: host.Host, instance_id: str, limits: cgroup.Limits) -> None:
+def check_containers(
+    docker: host.Host,
+    sandboxes: lifecycle.Lifecycle,
+    instance_id: str,
+    limits: cgroup.Limits,
+    disk_gb: int | None = None,
+) -> None:
     """Refuse limits that are too small for one of a sandbox's containers.
 
+    :param disk_gb: as for `resize`
     :raises TooSmall: naming the containers
     """
     users = []
@@ -84,7 +126,11 @@ def check_containers(docker: host.Host, instance_id: str, limits: cgroup.Limits)
         with contextlib.suppress(host.NotFound):  # the agent removes it just now
             if found.container_id:
                 users.append(docker.inspect(found.id))
-    check_own_limits(limits, users)
+    record = sandboxes.record(instance_id)
+    disk = UNBOUNDED
+    if record is not None and record.limits.disk_enforced:
+        disk = Disk(record.limits.disk_gb, disk_gb)
+    check_own_limits(limits, users, disk)
 
 
 def describe(sandboxes: lifecycle.Lifecycle, instance_id: str, limits: sandbox.Limits) -> None:

@@ -1,5 +1,6 @@
 """Moves of sandboxes that nova's own services do not make easily: cut short, or refused."""
 
+import dataclasses
 import types
 
 import pytest
@@ -57,6 +58,51 @@ def test_a_containers_own_limit_stays_within_the_sandboxs(ours, theirs, told):
 
 
 @pytest.mark.parametrize(
+    ('old', 'new', 'own', 'refused'),
+    [
+        (10, 5, 7, True),
+        (10, 5, 5, False),
+        (None, 5, 7, True),
+        (10, None, 7, False),
+        # It asked for nothing, and has what its sandbox had, now or before an earlier resize.
+        (10, 5, 10, False),
+        (10, 5, 20, False),
+        (10, 5, 0, False),
+    ],
+)
+def test_a_containers_own_disk_stays_within_the_sandboxs(old, new, own, refused):
+    web = dataclasses.replace(user(), own_limits=containers.OwnLimits(disk=own))
+    disk = resizing.Disk(old, new)
+    if refused:
+        with pytest.raises(resizing.TooSmall, match=r'disk of 7 GiB .* would have 5'):
+            resizing.check_own_limits(limits(128), [web], disk)
+    else:
+        resizing.check_own_limits(limits(128), [web], disk)
+
+
+@pytest.mark.parametrize('migration', [HERE, AWAY])
+@pytest.mark.parametrize('enforced', [True, False])
+def test_a_smaller_disk_where_it_is_enforced(
+    zun, machine, instance, monkeypatch, migration, enforced
+):
+    mine = machine.add_container(instance.uuid)
+    web = machine.docker.named(sandbox.container_name(mine))
+    web['HostConfig']['StorageOpt'] = {'size': '7G'}
+    before = record(machine, instance)
+    had = dataclasses.replace(before.limits, disk_gb=10, disk_enforced=enforced)
+    machine.store.write(before.replace(limits=had))
+    monkeypatch.setattr(servers, 'migration_of', lambda _instance: migration)
+    smaller = objects.Flavor(vcpus=2, memory_mb=256, root_gb=5, extra_specs={})
+    if enforced:
+        with pytest.raises(exception.InstanceFaultRollback) as raised:
+            zun.migrate_disk_and_power_off(None, instance, '1.2.3.4', smaller, [])
+        assert 'disk of 7 GiB' in str(raised.value.inner_exception)
+        assert record(machine, instance).state is State.READY
+    else:
+        zun.migrate_disk_and_power_off(None, instance, '1.2.3.4', smaller, [])
+
+
+@pytest.mark.parametrize(
     ('config', 'cpus', 'memory'),
     [
         ({}, 0, 0),
@@ -68,6 +114,13 @@ def test_a_containers_own_limit_stays_within_the_sandboxs(ours, theirs, told):
 )
 def test_own_limits_as_docker_shows_them(config, cpus, memory):
     assert containers.own_limits(config) == containers.OwnLimits(cpus=cpus, memory=memory)
+
+
+@pytest.mark.parametrize(
+    ('option', 'disk'), [(None, 0), ({}, 0), ({'size': '7G'}, 7), ({'size': '7g or so'}, 0)]
+)
+def test_own_disk_as_docker_shows_it(option, disk):
+    assert containers.own_limits({'StorageOpt': option}) == containers.OwnLimits(disk=disk)
 
 
 @pytest.mark.parametrize('text', ['', None, 'x', '[]', '{"running": 3}', '{}'])
@@ -173,7 +226,7 @@ def test_what_cannot_be_removed_now_is_tried_again(zun, machine, instance):
 def test_a_container_that_goes_meanwhile_is_in_nobodys_way(zun, machine, instance):
     machine.add_container(instance.uuid)
     machine.docker.fail('inspect_container', fake_docker.api_error(404, 'No such container'))
-    resizing.check_containers(zun._host, instance.uuid, limits(64))
+    resizing.check_containers(zun._host, zun._sandboxes, instance.uuid, limits(64))
 
 
 def test_a_resize_below_what_is_used_is_undone(zun, machine, instance):
