@@ -15,6 +15,7 @@ from nova.volume import cinder
 from oslo_log import log as logging
 
 from zun_virt import sandbox, servers
+from zun_virt.counters import Counts
 from zun_virt.errors import in_novas_words
 from zun_virt.plugging import Plugging
 from zun_virt.volume import PROPERTY, Brick, Request, Volumes
@@ -102,6 +103,36 @@ class Storage(Plugging):
     ) -> None:
         """Grow the file system of a volume that Cinder has extended."""
         self._volumes.grow(instance.uuid, Request(connection_info, ''))
+
+    @in_novas_words
+    def get_all_volume_usage(self, context: Any, compute_host_bdms: Any) -> list[dict[str, Any]]:
+        """Return how much was read and written of the volumes that are mounted here.
+
+        :param compute_host_bdms: nova's servers on this host, and their volumes
+        """
+        found = []
+        for entry in compute_host_bdms:
+            instance = entry['instance']
+            usage = self._volumes.usage(instance.uuid)
+            for mapping in entry['instance_bdms']:
+                if (used := usage.get(mapping.volume_id)) is not None:
+                    shown = {'volume': mapping.volume_id, 'instance': instance}
+                    found.append(shown | used._asdict())
+        return found
+
+    @in_novas_words
+    def block_stats(self, instance: Any, disk_id: str) -> list[int | None]:
+        """Return how much was read and written of a volume, nothing of one that is not mounted.
+
+        :param disk_id: the name of its device in nova, without ``/dev/``
+        :returns: requests and bytes read, requests and bytes written, and None for flushes
+        """
+        record = self._sandboxes.record(instance.uuid)
+        usage = self._volumes.usage(instance.uuid)
+        for volume in record.volumes if record else ():
+            if volume.device == f'/dev/{disk_id}' and volume.id in usage:
+                return [*usage[volume.id], None]
+        return [*Counts(), None]
 
     def swap_volume(
         self,

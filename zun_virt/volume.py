@@ -20,7 +20,7 @@ from os_brick.initiator import connector
 from oslo_concurrency import processutils
 from oslo_log import log as logging
 
-from zun_virt import sandbox
+from zun_virt import counters, sandbox
 from zun_virt.privsep import FAILURES, filesystems
 
 LOG = logging.getLogger(__name__)
@@ -148,6 +148,7 @@ class Volumes:
         """Mount what `brick` connects where `store` has the places for it."""
         self._brick = brick
         self._store = store
+        self._counters = counters.Counters()
 
     def prepare(self) -> None:
         """See to it that what is mounted later appears in running containers.
@@ -186,6 +187,7 @@ class Volumes:
                 self._store.create(instance_id)
                 target.mkdir(exist_ok=True)
                 filesystems.mount(device, str(target), file_system, request.read_only)
+                self._counters.since_first(str(target), device)
             undo.pop_all()
         LOG.info('Sandbox %s: mounted %s on volume %s', instance_id, file_system, request.id)
         return sandbox.Volume(
@@ -275,6 +277,18 @@ class Volumes:
             ) from error
         LOG.info('Sandbox %s: volume %s has %d bytes', instance_id, request.id, size)
 
+    def usage(self, instance_id: str) -> dict[str, counters.Counts]:
+        """Return how much was read and written of each mounted volume since it was mounted.
+
+        Of one that was mounted before this service started: since that was asked first.
+        """
+        place, found = self._place(instance_id), {}
+        for volume_id, device in filesystems.mounted(place).items():
+            used = self._counters.since_first(str(place / volume_id), device)
+            if used is not None:
+                found[volume_id] = used
+        return found
+
     def _place(self, instance_id: str) -> pathlib.Path:
         # As the kernel tells of mounts, whatever links lead there.
         return self._store.volumes(instance_id).resolve()
@@ -291,6 +305,7 @@ class Volumes:
                     continue
                 reason = f'a process {whose} has it open' if busy else str(error)
                 raise exception.DeviceDetachFailed(device=target.name, reason=reason) from error
+        self._counters.forget(str(target))
         with contextlib.suppress(FileNotFoundError):
             target.rmdir()
 

@@ -88,7 +88,6 @@ POWER = 'the machine is not turned off or on through nova'
 
 NOT_APPLYING = {
     'test_attach_detach_different_power_states': 'it names no volume, as nova itself always does',
-    'test_block_stats': 'nothing counts what is read from a volume yet',
     'test_swap_volume': 'a mounted file system cannot move to another back end',
     'test_get_device_name_for_instance': 'nova names devices itself where a driver does not',
     'test_get_host_cpu_stats': 'only compute_monitors=cpu.virt_driver asks',

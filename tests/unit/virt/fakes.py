@@ -18,7 +18,7 @@ import os_vif.exception
 from os_brick.initiator import connector
 
 from tests.unit.virt import fake_cloud, fake_docker, storage
-from zun_virt import engine, privsep, sandbox, servers, switch
+from zun_virt import counters, engine, privsep, sandbox, servers, switch
 from zun_virt.privsep import cgroups, filesystems, interfaces
 
 CONTROLLERS = ('blkio', 'cpu,cpuacct', 'cpuset', 'memory', 'pids')
@@ -217,6 +217,7 @@ class FakeMachine:
             replace(servers, 'Servers', lambda _host: self.servers)
             replace(connector, 'get_connector_properties', self.storage.properties)
             replace(connector.InitiatorConnector, 'factory', self.storage.factory)
+            replace(counters, 'of_device', self.storage.counts)
             for name in self.storage.KERNEL:
                 replace(filesystems, name, getattr(self.storage, name))
             for module, names in PRIVILEGED.items():

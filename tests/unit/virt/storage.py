@@ -9,6 +9,8 @@ import pathlib
 
 from os_brick import exception
 
+from zun_virt import counters
+
 SHARE = pathlib.Path('/share')
 
 
@@ -49,6 +51,8 @@ class FakeStorage:
         self.loops = {}
         self.mounts = {}
         self.busy = set()
+        self.counted = {}
+        """By loop device, what was ever read and written of all that it served."""
         self.shared = False
         self._failures = collections.defaultdict(list)
 
@@ -144,6 +148,20 @@ class FakeStorage:
 
     def kind_of(self, target):
         return self.mounts[str(target)][1]
+
+    def counts(self, device):
+        """Return what `zun_virt.counters.of_device` does."""
+        return counters.Counts(*self.counted.get(device, (9, 9 << 9, 9, 9 << 9)))
+
+    def use(self, volume_id, *counts):
+        """Read and write a mounted volume."""
+        (device,) = [
+            device
+            for target, (device, _, _) in self.mounts.items()
+            if pathlib.Path(target).name == volume_id
+        ]
+        before = self.counts(device)
+        self.counted[device] = [old + new for old, new in zip(before, counts, strict=True)]
 
     def _call(self, name):
         if self._failures[name]:
