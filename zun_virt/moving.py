@@ -15,10 +15,10 @@ from nova import exception
 from nova.compute import task_states
 from oslo_log import log as logging
 
-from zun_virt import cgroup, cores, resizing, servers
+from zun_virt import cgroup, cores, resizing, sandbox, servers
 from zun_virt.building import Building
 from zun_virt.errors import FAILURES, in_novas_words
-from zun_virt.sandbox import State
+from zun_virt.steps import Steps
 
 LOG = logging.getLogger(__name__)
 
@@ -44,9 +44,12 @@ class Moving(Building):
         :raises nova.exception.InstanceFaultRollback: it cannot have that flavor, and is
             as it was
         """
+        steps = Steps()
         try:
             if servers.stays(servers.migration_of(instance)):
                 self._resize_here(instance, flavor, block_device_info)
+                steps.done('limits')
+                LOG.debug('Resized in %s', steps, instance=instance)
                 return ''
             limits = self._limits(instance, flavor, cores.elsewhere)
             resizing.check_containers(
@@ -55,17 +58,19 @@ class Moving(Building):
             runs = self._sandboxes.running(instance.uuid) is not None
         except (resizing.TooSmall, *FAILURES) as error:
             raise _rolled_back(instance, 'stays as it is', error) from error
-        # Nova gives up the way to its volumes next: none may be mounted.
-        release = self._releasing(instance, network_info, block_device_info)
+        steps.done('check')
         try:
+            # Nova gives up the way to its volumes next: none may be mounted.
+            release = self._releasing(instance, network_info, block_device_info)
             self._sandboxes.stop(instance.uuid, timeout, release)
         except FAILURES as error:
             if runs:
                 LOG.warning('It cannot move, and starts again: %s', error, instance=instance)
                 self._stay(context, instance, network_info, block_device_info)
             raise _rolled_back(instance, 'cannot be moved', error) from error
-        record = self._sandboxes.record(instance.uuid)
-        return json.dumps({'running': list(record.running) if record else []})
+        steps.done('stop')
+        LOG.debug('Ready to move in %s', steps, instance=instance)
+        return running(self._sandboxes.record(instance.uuid))
 
     @in_novas_words
     def finish_migration(
@@ -145,7 +150,7 @@ class Moving(Building):
     def _stay(self, context: Any, instance: Any, network_info: Any, block_device_info: Any) -> None:
         """Have a sandbox run again that was stopped, wholly or in part, because it was to move."""
         record = self._sandboxes.record(instance.uuid)
-        if record is not None and record.state is State.STOPPING:
+        if record is not None and record.state is sandbox.State.STOPPING:
             self._stop(instance, network_info, 0)
         if self._sandboxes.running(instance.uuid) is None:
             self._start(context, instance, network_info, block_device_info)
@@ -201,10 +206,15 @@ class Moving(Building):
             self._start(context, instance, network_info, block_device_info)
 
 
+def running(record: sandbox.Sandbox | None) -> str:
+    """Return which containers are to run again on the host to which a sandbox goes."""
+    return json.dumps({'running': list(record.running) if record else []})
+
+
 def ran(disk_info: Any) -> tuple[str, ...]:
     """Return the containers that ran on the host from which a sandbox comes.
 
-    :param disk_info: as `Moving.migrate_disk_and_power_off` returned it there
+    :param disk_info: as `running` returned it there
     """
     try:
         return tuple(str(one) for one in json.loads(disk_info)['running'])

@@ -15,6 +15,7 @@ from oslo_log import log as logging
 from zun_virt import lifecycle, network, ports, sandbox
 from zun_virt.connector import Connector, Names
 from zun_virt.errors import FAILURES, in_novas_words
+from zun_virt.steps import Steps
 
 LOG = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class Plugging:
         :raises nova.exception.NovaException: it cannot be had; nothing is left of it, and
             nova gives the port up
         """
+        steps = Steps()
         # nova does not keep this from running beside a stop, or another attachment.
         with (
             _only_novas(exception.InterfaceAttachFailed, instance),
@@ -90,12 +92,15 @@ class Plugging:
             self._sandboxes.lock(instance.uuid),
             contextlib.ExitStack() as undo,
         ):
+            steps.done('lock')
             self._network.check(vif)
             others = self._others(instance, vif)
             self._detached.discard((instance.uuid, vif['id']))
             undo.callback(self._undo_attachment, instance, vif, others)
             self._change_interfaces(instance, [*others, vif])
+            steps.done('interfaces')
             undo.pop_all()
+        LOG.debug('Attached port %s in %s', vif['id'], steps, instance=instance)
 
     def detach_interface(self, context: Any, instance: Any, vif: Any) -> None:
         """Take an interface from a sandbox, whether or not it runs.
@@ -106,17 +111,22 @@ class Plugging:
             self._take(instance, vif)
 
     def _take(self, instance: Any, vif: Any) -> None:
+        steps = Steps()
         with (
             _only_novas(exception.InterfaceDetachFailed, instance),
             self._sandboxes.lock(instance.uuid),
             contextlib.ExitStack() as undo,
         ):
+            steps.done('lock')
             others = self._others(instance, vif)
             self._detached.add((instance.uuid, vif['id']))
             undo.callback(self._detached.discard, (instance.uuid, vif['id']))
             self._network.unplug(instance, [vif])
+            steps.done('unplug')
             self._change_interfaces(instance, others)
+            steps.done('interfaces')
             undo.pop_all()
+        LOG.debug('Detached port %s in %s', vif['id'], steps, instance=instance)
 
     def _undo_attachment(self, instance: Any, vif: Any, others: list[Any]) -> None:
         """Take away what a failed attachment left; nova tells the user that it failed."""

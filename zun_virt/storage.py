@@ -18,6 +18,7 @@ from zun_virt import sandbox, servers
 from zun_virt.counters import Counts
 from zun_virt.errors import in_novas_words
 from zun_virt.plugging import Plugging
+from zun_virt.steps import Steps
 from zun_virt.volume import PROPERTY, Brick, Request, Volumes
 
 LOG = logging.getLogger(__name__)
@@ -73,12 +74,16 @@ class Storage(Plugging):
         """Mount a volume in a sandbox, where containers that run see it at once."""
         request = Request(connection_info, mountpoint)
         self._check_kept_by_revert(instance, request)
+        steps = Steps()
         with contextlib.ExitStack() as undo:
             made = self._mount(context, instance, request)
             # Of a failed attachment nova only tells Cinder, which gives the volume to others.
             undo.callback(self._volumes.forget, instance.uuid, request)
+            steps.done('mount')
             self._note(instance, request.id, made)
+            steps.done('record')
             undo.pop_all()
+        LOG.debug('Attached volume %s in %s', request.id, steps, instance=instance)
 
     @in_novas_words
     def detach_volume(
@@ -93,9 +98,12 @@ class Storage(Plugging):
 
         :raises nova.exception.DeviceDetachFailed: it is in use, and stays attached
         """
-        request = Request(connection_info, mountpoint)
+        request, steps = Request(connection_info, mountpoint), Steps()
         self._volumes.unmount(instance.uuid, request)
+        steps.done('unmount')
         self._note(instance, request.id, None)
+        steps.done('record')
+        LOG.debug('Detached volume %s in %s', request.id, steps, instance=instance)
 
     @in_novas_words
     def extend_volume(
