@@ -63,6 +63,7 @@ class Moving(Building):
             # Nova gives up the way to its volumes next: none may be mounted.
             release = self._releasing(instance, network_info, block_device_info)
             self._sandboxes.stop(instance.uuid, timeout, release)
+            self._forget_volumes(instance)
         except FAILURES as error:
             if runs:
                 LOG.warning('It cannot move, and starts again: %s', error, instance=instance)

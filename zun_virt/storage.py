@@ -272,6 +272,13 @@ class Storage(Plugging):
 
         return release
 
+    def _forget_volumes(self, instance: Any) -> None:
+        """Write down that a sandbox has no volumes: of those it gets again Cinder is asked."""
+        with self._sandboxes.lock(instance.uuid):
+            record = self._sandboxes.record(instance.uuid)
+            if record is not None:
+                self._sandboxes.store.write(record.replace(volumes=()))
+
     def _note(self, instance: Any, volume_id: str, volume: sandbox.Volume | None) -> None:
         """Write down in the sandbox's record what volumes it has."""
         with self._sandboxes.lock(instance.uuid):

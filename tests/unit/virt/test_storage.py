@@ -155,6 +155,22 @@ def test_one_that_cinder_lets_nobody_write_to_is_attached(zun, machine, box, cin
     assert info['data']['access_mode'] == 'ro'  # for nova's record of the volume
 
 
+def test_one_that_nobody_may_write_to_any_more_when_its_server_comes_back(
+    zun, machine, cinder, monkeypatch
+):
+    """While a move waits for its confirmation it can be detached and attached otherwise."""
+    disks = {'block_device_mapping': [mapping(ONE, access_mode='rw')]}
+    instance = spawn(zun, make_instance(), mapping(ONE))
+    away = types.SimpleNamespace(source_compute='host1', dest_compute='host2')
+    monkeypatch.setattr(servers, 'migration_of', lambda _instance: away)
+    zun.migrate_disk_and_power_off(None, instance, '', instance.flavor, [make_vif()], disks)
+    assert volumes(machine, instance) == ()
+    cinder[ONE] = {'readonly': 'True'}
+    zun.finish_revert_migration(None, instance, [make_vif()], away, disks)
+    assert volumes(machine, instance)[0].read_only
+    assert [read_only for _, _, read_only in machine.storage.mounts.values()] == [True]
+
+
 def test_multiattach_is_refused(zun, machine, box):
     info = connection(ONE) | {'multiattach': True}
     with pytest.raises(exception.InvalidInput, match='two hosts'):
