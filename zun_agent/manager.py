@@ -1,7 +1,6 @@
 """What each request does: it is checked, stored, and the reconciler woken.
 
-Nothing here changes anything in Docker. Requests that only read are answered from the
-store, or by the runtime where they ask for what only Docker knows.
+Nothing here changes anything in Docker. Requests that only read are those of `reading`.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from collections.abc import Callable
 
 from oslo_log import log as logging
 
-from zun_agent import admission, errors, states
+from zun_agent import admission, states
 from zun_agent.models import Action, Container, Desired, Service, Status, now
-from zun_agent.records import Containers
+from zun_agent.reading import Reader
 from zun_agent.sandboxes import Sandboxes
 from zun_agent.store import Store
 
@@ -26,7 +25,7 @@ if typing.TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 
-class Manager:
+class Manager(Reader):
     """The operations of the API. Everything they raise is an `errors.AgentError`."""
 
     def __init__(
@@ -47,122 +46,15 @@ class Manager:
             reconciler finds out by itself, some time later
         :param host: see `admission.Admission`
         """
+        super().__init__(store, runtime)
         self._conf = conf
-        self._store = store
-        self._runtime = runtime
         self._sandboxes = sandboxes
         self._wake = wake
         self._admission = admission.Admission(conf, store, sandboxes, images, host)
 
-    # Reading
-
-    def get(self, context: typing.Any, ident: str, *, all_projects: bool = False) -> Container:
-        """Return the container with that uuid or, if there is none, of that name.
-
-        :raises errors.ContainerNotFound: there is none in the project
-        :raises errors.ContainerNameNotUnique: several have that name
-        """
-        found = self._store.find(_project(context, all_projects), ident)
-        if not found:
-            raise errors.ContainerNotFound(f'Container {ident} could not be found.')
-        if len(found) > 1:
-            raise errors.ContainerNameNotUnique(
-                f'{len(found)} containers are named {ident}; use the id.'
-            )
-        return found[0]
-
-    def list(
-        self,
-        context: typing.Any,
-        *,
-        filters: dict[str, typing.Any] | None = None,
-        limit: int | None = None,
-        marker: str | None = None,
-        sort_key: str = 'id',
-        sort_dir: str = 'asc',
-        all_projects: bool = False,
-    ) -> Containers:
-        """Return a page of the project's containers, or of everybody's.
-
-        :param marker: uuid of the last container of the page before
-        :raises errors.Invalid: unknown marker, filter or sort key
-        """
-        return self._store.page(
-            _project(context, all_projects),
-            filters=filters,
-            limit=limit,
-            marker=marker,
-            sort_key=sort_key,
-            sort_dir=sort_dir,
-        )
-
-    def actions(self, context: typing.Any, container: Container) -> typing.Sequence[Action]:
-        """Return what was done to the container, the newest first."""
-        return self._store.actions(container.uuid)
-
-    def action(self, context: typing.Any, container: Container, request_id: str) -> Action:
-        """Return the action of one request.
-
-        :raises errors.ActionNotFound: that request was not about this container
-        """
-        found = self._store.action(container.uuid, request_id)
-        if found is None:
-            raise errors.ActionNotFound(
-                f'Action of request {request_id} on container {container.uuid} could not be found.'
-            )
-        return found
-
     def wake(self, container: Container) -> None:
         """Have the reconciler look at a container that another agent took in."""
         self._wake(container, 0)
-
-    # Asking Docker
-
-    def logs(
-        self,
-        context: typing.Any,
-        container: Container,
-        *,
-        stdout: bool = True,
-        stderr: bool = True,
-        timestamps: bool = False,
-        tail: int | None = None,
-        since: int | None = None,
-    ) -> str:
-        """Return what the container wrote.
-
-        :param tail: lines from the end; None for all
-        :param since: seconds since the epoch
-        """
-        states.check(container, 'logs')
-        if container.docker_id is None:
-            return ''  # it never was
-        return self._runtime.logs(
-            container.docker_id,
-            stdout=stdout,
-            stderr=stderr,
-            timestamps=timestamps,
-            tail=tail,
-            since=since,
-        )
-
-    def execute(
-        self, context: typing.Any, container: Container, command: typing.Sequence[str]
-    ) -> tuple[str, int | None]:
-        """Run a command in the container to its end; return its output and exit code."""
-        docker_id = _docker_id(container, 'execute')
-        LOG.info('container %s: running a command for %s', container.uuid, context.user_id)
-        return self._runtime.execute(docker_id, [*command])
-
-    def top(
-        self, context: typing.Any, container: Container, ps_args: str | None = None
-    ) -> dict[str, typing.Any]:
-        """Return the container's processes, as ``ps`` with these arguments shows them."""
-        return self._runtime.top(_docker_id(container, 'top'), ps_args)
-
-    def stats(self, context: typing.Any, container: Container) -> dict[str, typing.Any]:
-        """Return what the container uses."""
-        return self._runtime.stats(_docker_id(container, 'stats'))
 
     # Changing
 
@@ -357,18 +249,6 @@ class Manager:
         return self._conf.container.default_stop_timeout if timeout is None else timeout
 
 
-def _project(context: typing.Any, all_projects: bool) -> str | None:
-    """Return the project to look in; None for all.
-
-    :raises errors.Forbidden: the token is of no project, which must not mean all
-    """
-    if all_projects:
-        return None
-    if not context.project_id:
-        raise errors.Forbidden('The token is not scoped to a project.')
-    return typing.cast(str, context.project_id)
-
-
 def _action(context: typing.Any, name: str) -> Action:
     return Action(
         action=name,
@@ -376,10 +256,3 @@ def _action(context: typing.Any, name: str) -> Action:
         user_id=context.user_id,
         project_id=context.project_id,
     )
-
-
-def _docker_id(container: Container, action: str) -> str:
-    states.check(container, action)
-    if container.docker_id is None:
-        raise errors.Conflict(f'Container {container.uuid} has not been made yet.')
-    return container.docker_id
