@@ -22,6 +22,9 @@ from zun_virt.sandbox import State
 
 LOG = logging.getLogger(__name__)
 
+ENDED = 'It ended before it could be paused.'
+"""Why a request to pause a container fails; nothing else does by its end."""
+
 
 class Converger:
     """Brings containers, one step at a time, to what is wanted of them."""
@@ -125,7 +128,8 @@ class Converger:
         if step.facts or step.done:
             if step.done or not (docker and docker.alive):
                 self._journal.memory(container.uuid).stop = None
-            self._journal.record(container, step.facts, done=step.done, failed=step.failed)
+            failure = ENDED if step.failed else None
+            self._journal.record(container, step.facts, done=step.done, failure=failure)
         return step.delay
 
     def _freeze(
@@ -152,10 +156,14 @@ class Converger:
             self._runtime.update(docker.id, wanted)
         except errors.ServiceUnavailable:
             raise
+        except errors.NotFound:
+            return 0  # it is gone just now
         except errors.AgentError as error:
             LOG.warning('container %s: its limits stay as they are: %s', container.uuid, error)
-            self._journal.record(container, {'status_reason': str(error)}, done=True, failed=True)
-            return None
+            kept = creation.limits(docker.resources)
+            self._journal.record_update(container, failure=str(error), **kept)
+        else:
+            self._journal.record_update(container)
         return 0
 
 

@@ -136,3 +136,13 @@ def resources(container: Container) -> dict[str, int]:
         'CpuPeriod': CPU_PERIOD if quota else 0,
         'CpuQuota': quota,
     }
+
+
+def limits(resources: dict[str, int]) -> dict[str, float | None]:
+    """Return a container's own limits in the terms of its record: `resources` undone."""
+    quota, period = resources.get('CpuQuota') or 0, resources.get('CpuPeriod') or CPU_PERIOD
+    memory = resources.get('Memory') or 0
+    return {
+        'cpu': quota / period if quota > 0 else None,
+        'memory': memory >> 20 if memory else None,
+    }

@@ -98,7 +98,8 @@ class Ender:
             self._runtime.kill(docker.id, signal)
         except errors.Invalid as error:
             LOG.info('container %s: not signalled: %s', container.uuid, error)
-            self._journal.record(container, {'status_reason': str(error)}, done=True, failed=True)
+            reason = str(error)
+            self._journal.record(container, {'status_reason': reason}, done=True, failure=reason)
             return None
         except (errors.Conflict, errors.NotFound):
             LOG.debug('container %s: it ended before the signal', container.uuid)

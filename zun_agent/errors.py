@@ -123,6 +123,10 @@ class InvalidStateException(Conflict):
     """The container's status does not allow the action."""
 
 
+class LimitsRefused(Conflict):
+    """Docker did not take the limits that are asked for: more memory is in use, say."""
+
+
 class ContainerNameNotUnique(Conflict):
     """Several containers have that name; an id is needed."""
 

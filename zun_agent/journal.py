@@ -139,12 +139,12 @@ class Journal:
         facts: dict[str, typing.Any],
         *,
         done: bool = False,
-        failed: bool = False,
+        failure: str | None = None,
     ) -> Container | None:
         """Record facts, where there is news in them.
 
         :param done: what was asked for is carried out
-        :param failed: it is, and did not succeed
+        :param failure: why that did not succeed; None where it did
         :returns: the container as it is then; None when its record ended meanwhile
         """
         facts = {'host': self._host, **facts}
@@ -156,14 +156,36 @@ class Journal:
             return container
         if 'status' in news:
             LOG.info('container %s: %s, was %s', container.uuid, news['status'], container.status)
+        return self._write(
+            container,
+            done_generation=container.generation if done else None,
+            message=failure,
+            **news,
+        )
+
+    def record_update(
+        self, container: Container, failure: str | None = None, **limits: float | None
+    ) -> None:
+        """Record that Docker took the limits that were asked for, or did not.
+
+        What else was asked for is still to be carried out. Nothing is recorded when there
+        is a later request: it may be about the limits, too.
+
+        :param failure: why it did not take them
+        :param limits: what it keeps to then, in the terms of the record
+        """
+        self._write(
+            container,
+            expected_generation=container.generation,
+            done_generation=container.generation,
+            only='update',
+            message=failure,
+            **limits,
+        )
+
+    def _write(self, container: Container, **values: typing.Any) -> Container | None:
         try:
-            return self._store.observe(
-                container.uuid,
-                known=container,
-                done_generation=container.generation if done else None,
-                message='Error' if failed else None,
-                **news,
-            )
+            return self._store.observe(container.uuid, known=container, **values)
         finally:
             self.memory(container.uuid).recorded = time.monotonic()
 
@@ -173,4 +195,4 @@ class Journal:
         self.memory(container.uuid).failures = 0
         self._settled(container.uuid)
         known = {'status': Status.ERROR, 'status_reason': reason, 'interrupted': False}
-        self.record(container, known | facts, done=True, failed=True)
+        self.record(container, known | facts, done=True, failure=reason)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from oslo_log import log as logging
 
-from zun_agent import admission, states
+from zun_agent import admission, errors, states
 from zun_agent.models import Action, Container, Desired, Service, Status, now
 from zun_agent.reading import Reader
 from zun_agent.sandboxes import Sandboxes
@@ -23,6 +23,12 @@ if typing.TYPE_CHECKING:
     from zun_agent.runtime import Runtime
 
 LOG = logging.getLogger(__name__)
+
+UPDATE_WAIT = 5.0
+"""Seconds for which a change of limits is waited for; then it is carried out by and by."""
+
+UPDATE_POLL = 0.02
+"""Seconds between two looks whether it is carried out."""
 
 
 class Manager(Reader):
@@ -77,7 +83,10 @@ class Manager(Reader):
     ) -> Container:
         """Change the container's name, cpu, memory or auto_heal.
 
+        What Docker has to do for that is waited for, unless the agent there is down.
+
         :raises errors.LimitExceedsSandbox: its sandbox has not got as much
+        :raises errors.LimitsRefused: Docker did not take them
         """
         states.check(container, 'update')
         if container.sandbox_id and (changes.get('cpu') or changes.get('memory')):
@@ -85,7 +94,30 @@ class Manager(Reader):
             admission.check_limits(
                 limits, cpu=changes.get('cpu'), memory=changes.get('memory'), disk=None
             )
-        return self._request(context, container, 'update', **changes)
+        asked = self._request(context, container, 'update', **changes)
+        if asked.docker_id is None or not changes.keys() & {'cpu', 'memory'}:
+            return asked
+        return self._updated(asked)
+
+    def _updated(self, asked: Container) -> Container:
+        """Wait until Docker was told of limits, and return the container as it is then.
+
+        :raises errors.LimitsRefused: it did not take them
+        """
+        service = self._store.service(asked.host) if asked.host else None
+        if service is None or not self.service_is_up(service):
+            return asked  # it is told when its agent is back
+        deadline = time.monotonic() + UPDATE_WAIT
+        while time.monotonic() < deadline:
+            action = self._store.action_of(asked.uuid, asked.generation)
+            if action is not None and action.finish_time is not None:
+                if action.message is not None:
+                    raise errors.LimitsRefused(
+                        f'Container {asked.uuid} keeps its limits: {action.message}'
+                    )
+                break
+            time.sleep(UPDATE_POLL)
+        return self._store.container(asked.uuid) or asked
 
     def start(self, context: typing.Any, container: Container) -> None:
         """Have the container run."""

@@ -102,15 +102,16 @@ def assign(container: Container, values: dict[str, typing.Any]) -> None:
             setattr(container, name, value)
 
 
-def finish(session: Session, container: Container, generation: int, message: str | None) -> None:
-    """Note that all requests up to this generation are carried out."""
-    news = container.observed_generation < generation
-    if container.generation == generation:
-        container.task_state = None
-        container.operation = None
-    if news:
-        container.observed_generation = generation
-        end_actions(session, container.uuid, generation, message)
+def finish(
+    session: Session, container: Container, generation: int, message: str | None, only: str | None
+) -> None:
+    """Note that all requests up to this generation are carried out, or only those so named."""
+    if only is None:
+        if container.generation == generation:
+            container.task_state = None
+            container.operation = None
+        container.observed_generation = max(generation, container.observed_generation)
+    end_actions(session, container.uuid, generation, message, only)
 
 
 def change(
@@ -135,13 +136,25 @@ def change(
     return Container(**{name: getattr(known, name) for name in _COLUMNS} | values)
 
 
-def end_actions(session: Session, uuid: str, generation: int | None, message: str | None) -> None:
-    """End the actions up to this generation, or all of them, unless they have ended."""
+def end_actions(
+    session: Session,
+    uuid: str,
+    generation: int | None,
+    message: str | None,
+    only: str | None = None,
+) -> None:
+    """End the actions up to this generation, or all of them, unless they have ended.
+
+    :param only: the name of those that end, where not all do
+    """
     values = {'container': uuid, 'finish_time': now(), 'message': message}
     if generation is None:
         session.connection().execute(_END_ALL_ACTIONS, values)
-    else:
+    elif only is None:
         session.connection().execute(_END_ACTIONS, values | {'last': generation})
+    else:
+        named = _END_ACTIONS.where(_ACTIONS.action == only)
+        session.connection().execute(named, values | {'last': generation})
 
 
 def rows(outcome: sa.Result[typing.Any]) -> int:

@@ -188,19 +188,19 @@ class Store(Registry):
         known: Container | None = None,
         expected_generation: int | None = None,
         done_generation: int | None = None,
+        only: str | None = None,
         message: str | None = None,
         **facts: typing.Any,
     ) -> Container | None:
         """Record what the reconciler saw of a container, or did.
 
-        :param known: its record as the caller knows it, of which `facts` are the changes:
-            it is not read again as long as no request came since, and nothing is written
-            when another host has claimed it since
+        :param known: its record as the caller knows it, which is not read again as long as no
+            request came since; nothing is written when another host has claimed it since
         :param expected_generation: nothing is written when a request came since
-        :param done_generation: all requests up to this generation are carried out: their
-            actions end, and ``task_state`` and ``operation`` are cleared unless there is
-            a later one
-        :param message: of the actions that end: None when well, ``Error`` when not
+        :param done_generation: all requests up to this one are carried out: their actions
+            end, and what they left in ``task_state`` and ``operation`` is cleared
+        :param only: the name of the actions among these that are carried out; no other is
+        :param message: of the actions that end: None when well, else what went wrong
         :param facts: new values of columns; those that say what is wanted are not allowed
         :returns: the container as it is then, or None where nothing was written
         """
@@ -208,7 +208,7 @@ class Store(Registry):
             raise ValueError(f'not facts: {sorted(wanted)}')
 
         def work(session: Session) -> Container | None:
-            if known is not None and done_generation in (None, known.generation):
+            if known is not None and not only and done_generation in (None, known.generation):
                 done = done_generation is not None
                 changed = records.change(session, known, facts, done=done)
                 if changed is not None:
@@ -222,7 +222,7 @@ class Store(Registry):
                 return None
             records.assign(container, facts)
             if done_generation is not None:
-                records.finish(session, container, done_generation, message)
+                records.finish(session, container, done_generation, message, only)
             return container
 
         return self._database.write(work)
@@ -359,5 +359,12 @@ class Store(Registry):
             sa.select(Action)
             .where(Action.container_uuid == container_uuid, Action.request_id == request_id)
             .order_by(Action.id)
+        )
+        return self._database.read(lambda session: session.scalars(query).first())
+
+    def action_of(self, container_uuid: str, generation: int) -> Action | None:
+        """Return the action that asked for this generation of the container, or None."""
+        query = sa.select(Action).where(
+            Action.container_uuid == container_uuid, Action.generation == generation
         )
         return self._database.read(lambda session: session.scalars(query).first())

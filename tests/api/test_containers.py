@@ -251,6 +251,9 @@ def test_container_actions(api: Api, manager: FakeManager) -> None:
     assert action['request_id'] == request_id
     assert action['message'] is None
     assert action['finish_time']
+    manager.acts[container.uuid][0].message = 'what Docker said'
+    (action,) = api('GET', '/v1/containers/c1/container_actions/').json['containerActions']
+    assert action['message'] == 'Error'
     url = f'/v1/containers/c1/container_actions/{request_id}'
     assert 'finish_time' not in api('GET', url, version='1.32').json
     (event,) = api('GET', url).json['events']

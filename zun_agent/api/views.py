@@ -170,7 +170,7 @@ def action(record: Action, *, finish_time: bool) -> Json:
         'project_id': record.project_id,
         'start_time': time(record.start_time),
         'finish_time': time(record.finish_time),
-        'message': record.message,
+        'message': None if record.message is None else 'Error',  # the word that Zun has
     }
     if not finish_time:
         del view['finish_time']

@@ -22,6 +22,7 @@ from zun_virt import sandbox as contract
 
 HOST = 'here'
 PROJECT = 'a-project'
+LIMITS = ('Memory', 'MemorySwap', 'CpuPeriod', 'CpuQuota')
 
 
 class FakeRuntime:
@@ -67,7 +68,10 @@ class FakeRuntime:
         if body['Image'] not in self.images:
             raise errors.ImageNotFound(f'No such image: {body["Image"]}')
         docker_id = f'{next(self.numbers):064x}'
-        self.containers[docker_id] = Facts(id=docker_id, state='created', labels=body['Labels'])
+        given = {key: body.get('HostConfig', {}).get(key, 0) for key in LIMITS}
+        self.containers[docker_id] = Facts(
+            id=docker_id, state='created', labels=body['Labels'], resources=given
+        )
         self.bodies[docker_id] = {**body, 'name': name}
         return docker_id
 

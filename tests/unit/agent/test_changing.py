@@ -2,12 +2,13 @@
 
 import concurrent.futures
 import threading
+import types
 import uuid
 
 import pytest
 
 from tests.unit.agent.managing import create, running
-from zun_agent import errors, models, states
+from zun_agent import errors, manager, models, states
 from zun_agent.models import Desired, Status
 
 ACTS = {
@@ -134,6 +135,52 @@ def test_an_update_stays_within_the_sandbox(agent):
     with pytest.raises(errors.LimitExceedsSandbox):
         agent.manager.update(agent.context, made, {'memory': 513})
     assert agent.store.container(made.uuid).memory == 100
+
+
+@pytest.fixture
+def served(agent):
+    """A container on a host whose agent is up, and what that agent does of the next request."""
+    agent.store.report('one', 'http://one:9517', {}, None)
+    made = running(agent)
+    made = agent.store.observe(made.uuid, host='one')
+    done = []
+
+    def woken(container, since):
+        if container.generation > 1 and done:
+            threading.Timer(0.05, agent.store.observe, [made.uuid], done.pop()).start()
+
+    agent.manager._wake = woken
+    return types.SimpleNamespace(container=made, done=done)
+
+
+def test_an_update_is_answered_when_docker_has_taken_it(agent, served):
+    served.done.append({'done_generation': 2, 'updated_at': models.now()})
+    changed = agent.manager.update(agent.context, served.container, {'memory': 100})
+    assert (changed.memory, changed.observed_generation) == (100, 2)
+
+
+def test_an_update_that_docker_refuses_is_refused(agent, served):
+    served.done.append(
+        {'done_generation': 2, 'only': 'update', 'message': 'resource busy', 'memory': None}
+    )
+    with pytest.raises(errors.LimitsRefused, match='keeps its limits: resource busy'):
+        agent.manager.update(agent.context, served.container, {'memory': 100})
+    assert agent.store.container(served.container.uuid).memory is None
+
+
+def test_an_update_that_takes_long_is_accepted(agent, served, monkeypatch):
+    monkeypatch.setattr(manager, 'UPDATE_WAIT', 0.1)
+    changed = agent.manager.update(agent.context, served.container, {'cpu': 0.5})
+    assert (changed.cpu, changed.generation, changed.observed_generation) == (0.5, 2, 1)
+
+
+def test_an_update_waits_for_nobody_who_is_not_there(agent, served, monkeypatch):
+    monkeypatch.setattr(agent.store, 'action_of', None)  # whoever waits looks at it
+    changed = agent.manager.update(agent.context, served.container, {'name': 'x'})
+    assert changed.generation == 2
+    monkeypatch.setattr(agent.manager, 'service_is_up', lambda service: False)
+    changed = agent.manager.update(agent.context, served.container, {'memory': 100})
+    assert (changed.memory, changed.generation) == (100, 3)
 
 
 def test_a_sandbox_does_not_go_under_others(agent):

@@ -280,7 +280,7 @@ class TestASandboxThatIsBeingMade:
         container = world.store.container(coming)
         assert container.status == Status.ERROR
         assert 'No valid host' in container.status_reason
-        assert world.actions(coming)['run'] == (True, 'Error')
+        assert world.actions(coming)['run'] == (True, container.status_reason)
 
     def test_an_error_without_a_fault_is_not_believed_at_once(self, world, coming):
         world.sandboxes.add(coming, status='ERROR', host=None)

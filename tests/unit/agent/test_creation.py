@@ -115,3 +115,12 @@ def test_it_bears_the_name_that_its_user_gave_it():
 def test_a_sandbox_without_a_pause_container_is_none():
     with pytest.raises(ValueError, match='no pause container'):
         creation.build_create(container(), record(pause=None), 'i', SETTINGS)
+
+
+@pytest.mark.parametrize(
+    'asked',
+    [{'cpu': None, 'memory': None}, {'cpu': 0.25, 'memory': None}, {'cpu': 2, 'memory': 64}],
+)
+def test_limits_are_read_back_from_docker(asked):
+    assert creation.limits(creation.resources(container(**asked))) == asked
+    assert creation.limits({}) == {'cpu': None, 'memory': None}

@@ -196,7 +196,7 @@ def test_a_bad_command(world, box):
     container = world.settle(uuid)
     assert (container.status, container.exit_code) == (Status.ERROR, 127)
     assert 'executable file not found' in container.status_reason
-    assert world.actions(uuid) == {'run': (True, 'Error')}
+    assert world.actions(uuid) == {'run': (True, container.status_reason)}
     assert world.settle(uuid).status == Status.ERROR
     world.request(uuid, 'start')
     assert world.settle(uuid).status == Status.RUNNING
@@ -285,7 +285,7 @@ class TestImages:
         container = self.wait(world, uuid)
         assert container.status == Status.ERROR
         assert container.status_reason == 'Image nosuch could not be pulled: manifest unknown'
-        assert world.actions(uuid) == {'run': (True, 'Error')}
+        assert world.actions(uuid) == {'run': (True, container.status_reason)}
 
     def test_it_is_fetched_while_the_sandbox_is_building(self, world):
         box = world.box(State.BUILDING, pause=None)

@@ -158,12 +158,44 @@ def test_update(world, running):
     assert world.docker(running).resources['Memory'] == 64 << 20
 
 
-def test_an_update_that_docker_refuses_ends_as_an_error(world, running):
-    world.runtime.fail['update'] = [errors.DockerError('invalid argument')]
-    world.request(running, 'update', cpu=0.5)
+BUSY = 'device or resource busy'
+
+
+def test_an_update_that_docker_refuses_leaves_the_limits_that_it_has(world, box):
+    uuid = world.container(box, memory=64)
+    world.settle(uuid)
+    world.runtime.fail['update'] = [errors.DockerError(BUSY)]
+    world.request(uuid, 'update', cpu=0.5, memory=8)
+    container = world.settle(uuid)
+    assert (container.cpu, container.memory) == (None, 64)
+    assert (container.status, container.status_reason) == (Status.RUNNING, None)
+    assert world.actions(uuid)['update'] == (True, BUSY)
+    assert container.observed_generation == container.generation
+
+
+def test_an_update_that_docker_refuses_leaves_other_requests(world, running):
+    world.request(running, 'pause')
+    assert world.settle(running).status == Status.PAUSED
+    world.runtime.fail['update'] = [errors.DockerError(BUSY)]
+    world.request(running, 'update', memory=8)
+    world.request(running, 'unpause')
     container = world.settle(running)
-    assert (container.status, container.status_reason) == (Status.RUNNING, 'invalid argument')
-    assert world.actions(running)['update'] == (True, 'Error')
+    assert (container.status, container.memory) == (Status.RUNNING, None)
+    actions = world.actions(running)
+    assert (actions['update'], actions['unpause']) == ((True, BUSY), (True, None))
+    assert world.runtime.calls.count('update') == 1
+
+
+def test_an_update_that_docker_refuses_leaves_a_later_one(world, running):
+    class Later(errors.DockerError):
+        def __str__(self):
+            world.request(running, 'update', memory=32)  # while Docker refuses
+            return BUSY
+
+    world.runtime.fail['update'] = [Later()]
+    world.request(running, 'update', memory=8)
+    assert world.settle(running).memory == 32
+    assert world.docker(running).resources['Memory'] == 32 << 20
 
 
 def test_an_update_does_not_run_a_job_again_that_ended(world, running):
