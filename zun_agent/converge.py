@@ -129,7 +129,9 @@ class Converger:
             if step.done or not (docker and docker.alive):
                 self._journal.memory(container.uuid).stop = None
             failure = ENDED if step.failed else None
-            self._journal.record(container, step.facts, done=step.done, failure=failure)
+            self._journal.record(
+                container, step.facts, done=step.done, upto=step.upto, failure=failure
+            )
         return step.delay
 
     def _freeze(

@@ -86,6 +86,7 @@ class Step:
 
     :ivar facts: columns of the container as they are now
     :ivar done: with these facts, what was asked for is carried out
+    :ivar upto: the generation up to which it is, where that is not the last one
     :ivar failed: it is, and did not succeed
     :ivar delay: seconds after which to look again, whatever happens; None waits for news
     :ivar timeout: seconds between the stop signal and the kill, for `Act.STOP`
@@ -95,6 +96,7 @@ class Step:
     act: Act = Act.NOTHING
     facts: dict[str, typing.Any] = dataclasses.field(default_factory=dict)
     done: bool = False
+    upto: int | None = None
     failed: bool = False
     delay: float | None = None
     timeout: int = 0
@@ -129,13 +131,13 @@ def plan(
         return _outlived(container, docker, view)
     if docker is None:
         return _absent(container, view)
-    operation = container.operation if pending(container) else None
-    if operation is not None and operation.get('op') == 'kill':
-        return Step(act=Act.KILL) if docker.alive else _observe(container, docker, done=True)
-    if operation is not None and operation.get('op') == 'restart':
-        return _restart(container, docker, view, operation)
     if pending(container) and _limits_differ(container, docker):
         return Step(act=Act.UPDATE)
+    act = first_act(container)
+    if act is not None and act['op'] == 'kill':
+        return Step(act=Act.KILL)
+    if act is not None:
+        return _restart(container, docker, view, act)
     if container.desired == Desired.STOPPED:
         return _stop(container, docker)
     if docker.alive:
@@ -148,6 +150,11 @@ def pending(container: Container) -> bool:
     return container.generation > container.observed_generation
 
 
+def first_act(container: Container) -> dict[str, typing.Any] | None:
+    """Return what is to be done before anything else; see `Container.acts`."""
+    return container.acts[0] if pending(container) and container.acts else None
+
+
 def wants_run(container: Container) -> bool:
     """Tell whether the user wants a process to be there."""
     return container.desired in (Desired.RUNNING, Desired.PAUSED)
@@ -155,11 +162,8 @@ def wants_run(container: Container) -> bool:
 
 def start_asked(container: Container) -> bool:
     """Tell whether a request is pending that asks for the container to run."""
-    return (
-        pending(container)
-        and container.desired == Desired.RUNNING
-        and container.task_state in _STARTING
-    )
+    asked = container.desired == Desired.RUNNING and container.task_state in _STARTING
+    return pending(container) and (asked or any(act['op'] == 'restart' for act in container.acts))
 
 
 def wants_making(container: Container) -> bool:
@@ -249,16 +253,15 @@ def _ended_unseen(container: Container, record: contract.Sandbox) -> bool:
     )
 
 
-def _restart(
-    container: Container, docker: Facts, view: View, operation: dict[str, typing.Any]
-) -> Step:
+def _restart(container: Container, docker: Facts, view: View, act: dict[str, typing.Any]) -> Step:
     """Decide on a restart, which is done when Docker shows a start that was not recorded."""
     if docker.started_at is not None and docker.started_at != container.started_at:
         if container.started_at is not None:
-            return _observe(container, docker, done=True)
+            step = _observe(container, docker, done=True)
+            return dataclasses.replace(step, upto=act['generation'], delay=0)
         return Step(facts={'started_at': docker.started_at}, delay=0)
     if docker.alive:
-        return Step(act=Act.STOP, timeout=int(operation.get('timeout') or 0))
+        return Step(act=Act.STOP, timeout=int(act.get('timeout') or 0))
     return _start(container, docker, view)
 
 
@@ -382,4 +385,5 @@ def observed(
 
 def _limits_differ(container: Container, docker: Facts) -> bool:
     wanted = creation.resources(container)
+    del wanted['MemorySwap']  # it follows; Docker shows another where the kernel counts no swap
     return any(value and docker.resources.get(name) != value for name, value in wanted.items())

@@ -71,7 +71,7 @@ class Ender:
         if docker.state == 'paused':
             self._runtime.unpause(docker.id)
         sent = memory.stop
-        begun = sent is not None and (sent.run, sent.generation) == (run, container.generation)
+        begun = sent is not None and (sent.run, sent.timeout) == (run, step.timeout)
         clock = time.monotonic()
         try:
             if sent is not None and begun and clock < sent.deadline:
@@ -83,28 +83,31 @@ class Ender:
             self._runtime.kill(docker.id, docker.stop_signal)
         except (errors.Conflict, errors.NotFound):
             return 0  # it ended by itself just now
-        memory.stop = Stop(run, container.generation, clock + step.timeout)
+        memory.stop = Stop(run, step.timeout, clock + step.timeout)
         return float(step.timeout)
 
     def kill(
         self, container: Container, docker: Facts | None, view: View, step: Step
     ) -> float | None:
         """Send the signal that a user wants sent."""
-        assert docker is not None and container.operation is not None  # noqa: S101
-        signal = str(container.operation['signal'])
+        assert docker is not None  # noqa: S101
+        act = container.acts[0]
+        signal, failure = str(act['signal']), None
         if restarts.is_final(signal, docker):
             self._journal.memory(container.uuid).killed = run_of(docker)
         try:
-            self._runtime.kill(docker.id, signal)
+            if docker.alive:
+                self._runtime.kill(docker.id, signal)
         except errors.Invalid as error:
             LOG.info('container %s: not signalled: %s', container.uuid, error)
-            reason = str(error)
-            self._journal.record(container, {'status_reason': reason}, done=True, failure=reason)
-            return None
+            failure = str(error)
         except (errors.Conflict, errors.NotFound):
             LOG.debug('container %s: it ended before the signal', container.uuid)
-        self._journal.record(container, {}, done=True)
-        return None
+        # Whatever state was asked for before may not be reached yet.
+        self._journal.record(
+            container, {}, done=True, upto=act['generation'], only='kill', failure=failure
+        )
+        return 0
 
     # The container
 
@@ -174,7 +177,7 @@ class Ender:
                 status=Status.DELETING,
                 task_state='container_deleting',
                 stop_timeout=0,
-                operation=None,
+                instead=True,
             )
         except (errors.Conflict, errors.NotFound) as error:
             LOG.debug('container %s: not removed: %s', container.uuid, error)

@@ -34,7 +34,7 @@ class Stop:
     """A stop signal that was sent."""
 
     run: Run
-    generation: int
+    timeout: int
     deadline: float
 
 
@@ -139,11 +139,15 @@ class Journal:
         facts: dict[str, typing.Any],
         *,
         done: bool = False,
+        upto: int | None = None,
+        only: str | None = None,
         failure: str | None = None,
     ) -> Container | None:
         """Record facts, where there is news in them.
 
         :param done: what was asked for is carried out
+        :param upto: the generation up to which it is, where that is not the last one
+        :param only: the name of the actions up to then that are, where not all are
         :param failure: why that did not succeed; None where it did
         :returns: the container as it is then; None when its record ended meanwhile
         """
@@ -158,7 +162,8 @@ class Journal:
             LOG.info('container %s: %s, was %s', container.uuid, news['status'], container.status)
         return self._write(
             container,
-            done_generation=container.generation if done else None,
+            done_generation=(upto or container.generation) if done else None,
+            only=only,
             message=failure,
             **news,
         )

@@ -217,11 +217,17 @@ class Maker:
         if not docker.alive:
             # It ended at once. That it was started is recorded first; how it ended, then.
             facts |= {'status': Status.RUNNING, 'exit_code': None, 'finished_at': None}
-        done = decision.pending(container) and container.desired == Desired.RUNNING
-        if self._journal.record(container, facts, done=done) is None:
+        act = decision.first_act(container)
+        restarted = act['generation'] if act is not None and act['op'] == 'restart' else None
+        wanted = act is None and container.desired == Desired.RUNNING
+        done = decision.pending(container) and (wanted or restarted is not None)
+        recorded = self._journal.record(container, facts, done=done, upto=restarted)
+        if recorded is None:
             LOG.info('container %s: its record ended meanwhile, removing it', container.uuid)
             self._runtime.remove(docker.id)
-        return None if docker.alive and container.desired == Desired.RUNNING else 0
+            return 0
+        settled = container.desired == Desired.RUNNING and not decision.pending(recorded)
+        return None if settled and docker.alive else 0
 
 
 def _exit_code(error: errors.Invalid) -> dict[str, int]:

@@ -127,7 +127,6 @@ class Manager(Reader):
             'start',
             desired=Desired.RUNNING,
             task_state='container_starting',
-            operation=None,
         )
 
     def stop(self, context: typing.Any, container: Container, timeout: int | None = None) -> None:
@@ -142,7 +141,7 @@ class Manager(Reader):
             desired=Desired.STOPPED,
             stop_timeout=self._timeout(timeout),
             task_state='container_stopping',
-            operation=None,
+            instead=True,
         )
 
     def restart(
@@ -157,7 +156,7 @@ class Manager(Reader):
             container,
             'reboot',
             desired=Desired.RUNNING,
-            operation={'op': 'restart', 'timeout': self._timeout(timeout)},
+            act={'op': 'restart', 'timeout': self._timeout(timeout)},
             task_state='container_rebooting',
         )
 
@@ -168,13 +167,15 @@ class Manager(Reader):
         """
         name = signal or 'KILL'
         stopped: dict[str, typing.Any] = (
-            {'desired': Desired.STOPPED, 'stop_timeout': 0} if name == 'KILL' else {}
+            {'desired': Desired.STOPPED, 'stop_timeout': 0, 'instead': True}
+            if name == 'KILL'
+            else {}
         )
         self._request(
             context,
             container,
             'kill',
-            operation={'op': 'kill', 'signal': name},
+            act={'op': 'kill', 'signal': name},
             task_state='container_killing',
             **stopped,
         )
@@ -187,7 +188,6 @@ class Manager(Reader):
             'pause',
             desired=Desired.PAUSED,
             task_state='container_pausing',
-            operation=None,
         )
 
     def unpause(self, context: typing.Any, container: Container) -> None:
@@ -198,7 +198,6 @@ class Manager(Reader):
             'unpause',
             desired=Desired.RUNNING,
             task_state='container_unpausing',
-            operation=None,
         )
 
     def delete(
@@ -228,7 +227,7 @@ class Manager(Reader):
             stop_timeout=self._timeout(timeout) if stop else 0,
             status=Status.DELETING,
             task_state='container_deleting',
-            operation=None,
+            instead=True,
         )
 
     # Agents

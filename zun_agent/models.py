@@ -90,8 +90,8 @@ class Container(Base):
     :ivar owns_sandbox: the sandbox was made for it, and goes with it
     :ivar cpu: cores; None asks for no limit of its own
     :ivar memory: MiB; None asks for no limit of its own
-    :ivar operation: a request that is an act, not a state: ``{'op': 'restart',
-        'timeout': 10}`` or ``{'op': 'kill', 'signal': 'HUP'}``; None when done
+    :ivar operation: the requests that are acts, not states, and are not carried out yet, in
+        their order: see `acts`
     :ivar generation: grows with each request
     :ivar observed_generation: the last that the reconciler carried out
     :ivar image_ref: what the image driver resolved `image` to when it was asked for: the
@@ -149,7 +149,9 @@ class Container(Base):
     owns_sandbox: Mapped[bool] = mapped_column(default=False)
 
     desired: Mapped[str] = mapped_column(String(16), default=Desired.CREATED)
-    operation: Mapped[dict[str, typing.Any] | None]
+    operation: Mapped[list[dict[str, typing.Any]] | dict[str, typing.Any] | None] = mapped_column(
+        Json
+    )
     stop_timeout: Mapped[int | None] = mapped_column(Integer)
     generation: Mapped[int] = mapped_column(Integer, default=1)
     observed_generation: Mapped[int] = mapped_column(Integer, default=0)
@@ -167,6 +169,17 @@ class Container(Base):
     finished_at: Mapped[datetime.datetime | None]
     restart_count: Mapped[int] = mapped_column(Integer, default=0)
     addresses: Mapped[dict[str, typing.Any]] = mapped_column(default=dict)
+
+    @property
+    def acts(self) -> list[dict[str, typing.Any]]:
+        """What is to be done before the desired state counts, the first thing first.
+
+        ``{'op': 'restart', 'timeout': 10, 'generation': 3}``, of the third request, or
+        ``{'op': 'kill', 'signal': 'HUP', 'generation': 4}``.
+        """
+        if isinstance(self.operation, dict):  # the only one, as the first release wrote it
+            return [{**self.operation, 'generation': self.generation}]
+        return self.operation or []
 
 
 class Action(Base):

@@ -12,6 +12,9 @@ from zun_agent.models import Action, Container, Desired, SandboxClaim, now
 
 Containers: typing.TypeAlias = list[Container]
 
+MOST_ACTS = 100
+"""Acts that wait while the agent of their host is away; each is stored with the container."""
+
 _COLUMNS = tuple(Container.__table__.columns.keys())
 
 # The statements of every container's start, made once: to put them together anew each time
@@ -102,6 +105,23 @@ def assign(container: Container, values: dict[str, typing.Any]) -> None:
             setattr(container, name, value)
 
 
+def add_act(container: Container, act: dict[str, typing.Any] | None, *, instead: bool) -> None:
+    """Begin the container's next generation, with what is to be done for it.
+
+    :param instead: of what was to be done before
+    :raises errors.Conflict: that is too much already
+    """
+    acts = [] if instead else container.acts
+    container.generation += 1
+    if act is not None:
+        if len(acts) >= MOST_ACTS:
+            raise errors.Conflict(
+                f'{len(acts)} requests for container {container.uuid} wait for their turn.'
+            )
+        acts = [*acts, {**act, 'generation': container.generation}]
+    container.operation = acts or None
+
+
 def finish(
     session: Session, container: Container, generation: int, message: str | None, only: str | None
 ) -> None:
@@ -109,8 +129,13 @@ def finish(
     if only is None:
         if container.generation == generation:
             container.task_state = None
-            container.operation = None
         container.observed_generation = max(generation, container.observed_generation)
+    left = [
+        act
+        for act in container.acts
+        if act['generation'] > generation or only not in (None, act['op'])
+    ]
+    container.operation = left or None
     end_actions(session, container.uuid, generation, message, only)
 
 

@@ -40,6 +40,8 @@ def check(container: Container, action: str) -> None:
     status = Status(container.status)
     if container.desired == Desired.DELETED and action not in ('delete_force', 'logs'):
         status = Status.DELETING  # whatever the reconciler saw on the way
+    if container.desired == Desired.STOPPED and action == 'pause':
+        status = Status.STOPPED  # it is as good as that, and will not be frozen instead
     if status not in ALLOWED[action]:
         raise errors.InvalidStateException(
             f'Cannot {action} container {container.uuid} in {status} state'

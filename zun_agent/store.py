@@ -151,6 +151,8 @@ class Store(Registry):
         action: Action,
         check: Callable[[Container], None] | None = None,
         alone: bool = False,
+        act: dict[str, typing.Any] | None = None,
+        instead: bool = False,
         **changes: typing.Any,
     ) -> Container:
         """Record what a user wants of a container, as its next generation.
@@ -159,9 +161,12 @@ class Store(Registry):
         :param check: is given the container as it is under lock, and raises what
             refuses the request; nothing is stored then
         :param alone: refuse while others live in the sandbox that was made for it
+        :param act: to be done after those that are not done yet; see `Container.acts`
+        :param instead: it comes in their place: what they do makes no difference any more
         :param changes: new values of the container's columns
         :raises errors.ContainerNotFound: there is none with this uuid
         :raises errors.SandboxConflict: others live in the sandbox
+        :raises errors.Conflict: too much is not done yet
         """
 
         def work(session: Session) -> Container:
@@ -172,7 +177,7 @@ class Store(Registry):
                 check(container)
             if alone:
                 records.check_alone(session, container)
-            container.generation += 1
+            records.add_act(container, act, instead=instead)
             records.assign(container, changes)
             action.container_uuid = container.uuid
             action.generation = container.generation

@@ -288,21 +288,22 @@ class World:
         known = {
             'start': {'desired': 'running', 'task_state': 'container_starting'},
             'stop': {
-                'desired': 'stopped', 'task_state': 'container_stopping', 'stop_timeout': 10
+                'desired': 'stopped', 'task_state': 'container_stopping', 'stop_timeout': 10,
+                'instead': True,
             },
-            'kill': {'operation': {'op': 'kill', 'signal': 'KILL'}},
+            'kill': {'act': {'op': 'kill', 'signal': 'KILL'}},
             'reboot': {
                 'desired': 'running', 'task_state': 'container_rebooting',
-                'operation': {'op': 'restart', 'timeout': 0},
+                'act': {'op': 'restart', 'timeout': 0},
             },
             'pause': {'desired': 'paused', 'task_state': 'container_pausing'},
             'unpause': {'desired': 'running', 'task_state': 'container_unpausing'},
-            'delete': {'desired': 'deleted', 'stop_timeout': 0, 'status': 'Deleting'},
+            'delete': {
+                'desired': 'deleted', 'stop_timeout': 0, 'status': 'Deleting', 'instead': True
+            },
             'update': {},
         }[name]  # fmt: skip
-        return self.store.request(
-            container, action=action(name), **({'operation': None} | known | changes)
-        )
+        return self.store.request(container, action=action(name), **(known | changes))
 
     # The agent's part
 

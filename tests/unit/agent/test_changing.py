@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from tests.unit.agent.managing import create, running
-from zun_agent import errors, manager, models, states
+from zun_agent import errors, manager, models, records, states
 from zun_agent.models import Desired, Status
 
 ACTS = {
@@ -78,9 +78,9 @@ ANYBODY = {'action': 'test', 'request_id': 'r', 'user_id': 'u', 'project_id': 'p
         ('stop', 'Running',
          {'desired': 'stopped', 'task_state': 'container_stopping', 'stop_timeout': 10}),
         ('reboot', 'Running', {'desired': 'running', 'task_state': 'container_rebooting',
-                               'operation': {'op': 'restart', 'timeout': 10}}),
+                               'acts': [{'op': 'restart', 'timeout': 10, 'generation': 2}]}),
         ('kill', 'Running', {'desired': 'stopped', 'task_state': 'container_killing',
-                             'operation': {'op': 'kill', 'signal': 'KILL'}}),
+                             'acts': [{'op': 'kill', 'signal': 'KILL', 'generation': 2}]}),
         ('pause', 'Running', {'desired': 'paused', 'task_state': 'container_pausing'}),
         ('unpause', 'Paused', {'desired': 'running', 'task_state': 'container_unpausing'}),
         ('delete', 'Stopped', {'desired': 'deleted', 'status': 'Deleting', 'stop_timeout': 0}),
@@ -109,10 +109,49 @@ def test_times_and_signals_that_are_given(agent):
     agent.manager.stop(agent.context, made, 3)
     assert agent.store.container(made.uuid).stop_timeout == 3
     agent.manager.restart(agent.context, made, timeout=0)
-    assert agent.store.container(made.uuid).operation == {'op': 'restart', 'timeout': 0}
     agent.manager.kill(agent.context, made, 'HUP')
-    assert agent.store.container(made.uuid).operation == {'op': 'kill', 'signal': 'HUP'}
-    assert agent.store.container(made.uuid).desired == Desired.RUNNING
+    found = agent.store.container(made.uuid)
+    assert found.acts == [
+        {'op': 'restart', 'timeout': 0, 'generation': 3},
+        {'op': 'kill', 'signal': 'HUP', 'generation': 4},
+    ]
+    assert found.desired == Desired.RUNNING
+
+
+@pytest.mark.parametrize(
+    ('later', 'kept'),
+    [
+        ('pause', True), ('update', True), ('start', True), ('unpause', True),
+        ('stop', False), ('kill', False), ('delete_force', False),
+    ],
+)  # fmt: skip
+def test_which_requests_make_those_before_them_pointless(agent, later, kept):
+    made = running(agent)
+    agent.manager.restart(agent.context, made)
+    status = {'start': Status.STOPPED, 'unpause': Status.PAUSED}.get(later, Status.RUNNING)
+    agent.store.observe(made.uuid, status=status)
+    ACTS[later](agent.manager, agent.context, made)
+    acts = agent.store.container(made.uuid).acts
+    assert ({'op': 'restart', 'timeout': 10, 'generation': 2} in acts) is kept
+
+
+def test_there_is_an_end_to_what_waits(agent, monkeypatch):
+    monkeypatch.setattr(records, 'MOST_ACTS', 2)
+    made = running(agent)
+    for _ in range(2):
+        agent.manager.kill(agent.context, made, 'HUP')
+    with pytest.raises(errors.Conflict, match='2 requests for container'):
+        agent.manager.kill(agent.context, made, 'HUP')
+    agent.manager.kill(agent.context, made, 'KILL')
+    assert len(agent.store.container(made.uuid).acts) == 1
+
+
+@pytest.mark.parametrize('first', ['stop', 'kill'])
+def test_what_is_about_to_stop_is_not_paused_instead(agent, first):
+    made = running(agent)
+    ACTS[first](agent.manager, agent.context, made)
+    with pytest.raises(errors.InvalidStateException, match='in Stopped state'):
+        agent.manager.pause(agent.context, made)
 
 
 def test_a_container_that_is_to_go_takes_no_other_request(agent):

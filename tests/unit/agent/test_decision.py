@@ -54,6 +54,7 @@ def plan(container, docker, view=None, *, later=1000.0, **kwargs):
     return decision.plan(container, docker, view or View(record=record()), now=at(later), **kwargs)
 
 
+RESTART = {'op': 'restart', 'timeout': 1, 'generation': 2}
 ASKED = {'generation': 2, 'task_state': 'container_starting'}
 
 
@@ -84,7 +85,7 @@ ASKED = {'generation': 2, 'task_state': 'container_starting'}
         ({'desired': 'deleted', 'stop_timeout': 9}, docker('exited'), Act.REMOVE),
         ({'desired': 'deleted'}, None, Act.RELEASE),
         ({'generation': 2, 'operation': {'op': 'kill', 'signal': 'HUP'}}, docker(), Act.KILL),
-        ({'generation': 2, 'operation': {'op': 'kill'}}, docker('exited'), Act.NOTHING),
+        ({'generation': 2, 'operation': {'op': 'kill'}}, docker('exited'), Act.KILL),
         ({'generation': 2, 'operation': {'op': 'restart', 'timeout': 1}}, docker(), Act.STOP),
         (
             {'generation': 2, 'operation': {'op': 'restart', 'timeout': 1}},
@@ -92,6 +93,15 @@ ASKED = {'generation': 2, 'task_state': 'container_starting'}
             Act.START,
         ),
         ({'generation': 2, 'cpu': 0.5}, docker(), Act.UPDATE),
+        ({'generation': 3, 'cpu': 0.5, 'operation': [RESTART]}, docker(), Act.UPDATE),
+        # Where the kernel does not count swap, Docker shows that it is not limited.
+        (
+            {'generation': 2, 'memory': 64},
+            docker(resources={'Memory': 64 << 20, 'MemorySwap': -1}),
+            Act.NOTHING,
+        ),
+        ({'generation': 3, 'desired': 'paused', 'operation': [RESTART]}, docker(), Act.STOP),
+        ({'generation': 2, 'desired': 'paused', 'operation': []}, docker(), Act.PAUSE),
     ],
 )
 def test_the_next_step(wanted, found, act):

@@ -72,7 +72,7 @@ def test_kill(world, running):
 
 
 def test_a_signal_that_does_not_end_it(world, running):
-    world.request(running, 'kill', operation={'op': 'kill', 'signal': 'HUP'})
+    world.request(running, 'kill', act={'op': 'kill', 'signal': 'HUP'})
     assert world.settle(running).status == Status.RUNNING
     assert world.runtime.calls.count('kill HUP') == 1
 
@@ -104,7 +104,7 @@ def test_what_a_user_killed_stays_so_when_the_agent_dies(world, box):
 def test_a_signal_that_is_no_stop_leaves_the_policy(world, box):
     uuid = world.container(box, restart_policy={'Name': 'always'})
     world.settle(uuid)
-    world.request(uuid, 'kill', operation={'op': 'kill', 'signal': 'USR1'})
+    world.request(uuid, 'kill', act={'op': 'kill', 'signal': 'USR1'})
     world.settle(uuid)
     world.runtime.end(world.docker(uuid).id, 138, ago=5)
     assert world.settle(uuid).status == Status.RUNNING

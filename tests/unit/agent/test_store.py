@@ -99,7 +99,7 @@ def test_concurrent_requests_each_get_a_generation(store):
     store.add_container(made)
 
     def ask(number):
-        store.request(made.uuid, action=action('kill', f'req-{number}'), operation={'op': 'kill'})
+        store.request(made.uuid, action=action('kill', f'req-{number}'), act={'op': 'kill'})
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(40)))
@@ -131,11 +131,11 @@ def test_a_request_for_what_is_gone_is_not_found(store):
 def test_observe_writes_facts_and_ends_what_is_done(store):
     made = container(task_state='container_creating')
     store.add_container(made, action('create', 'req-1'))
-    store.request(made.uuid, action=action('kill', 'req-2'), operation={'op': 'kill'})
+    store.request(made.uuid, action=action('kill', 'req-2'), act={'op': 'kill'})
     seen = store.observe(made.uuid, done_generation=1, status=Status.RUNNING, docker_id='d' * 64)
     assert (seen.status, seen.observed_generation) == ('Running', 1)
     assert seen.task_state == 'container_creating'  # the later request is under way
-    assert seen.operation == {'op': 'kill'}
+    assert seen.acts == [{'op': 'kill', 'generation': 2}]
     ended = {a.request_id: a.finish_time is not None for a in store.actions(made.uuid)}
     assert ended == {'req-1': True, 'req-2': False}
     seen = store.observe(made.uuid, done_generation=2, message='Error')
@@ -161,12 +161,10 @@ def test_observe_of_a_known_container_is_as_of_one_that_is_read(store):
 
 def test_observe_of_a_known_container_leaves_a_later_request_alone(store):
     known = store.add_container(container(), action())
-    store.request(
-        known.uuid, action=action('kill', 'req-2'), operation={'op': 'kill'}, task_state='x'
-    )
+    store.request(known.uuid, action=action('kill', 'req-2'), act={'op': 'kill'}, task_state='x')
     seen = store.observe(known.uuid, known=known, done_generation=1, status=Status.RUNNING)
     assert (seen.status, seen.generation, seen.observed_generation) == ('Running', 2, 1)
-    assert (seen.task_state, seen.operation) == ('x', {'op': 'kill'})
+    assert (seen.task_state, seen.acts) == ('x', [{'op': 'kill', 'generation': 2}])
     ended = {a.request_id: a.finish_time is not None for a in store.actions(known.uuid)}
     assert ended == {'req-1': True, 'req-2': False}
     store.remove_container(known.uuid)
