@@ -11,7 +11,7 @@ from zun_agent import creation, decision, errors
 from zun_agent.decision import Act, Step
 from zun_agent.ending import Ender
 from zun_agent.facts import Facts
-from zun_agent.journal import Journal, run_of
+from zun_agent.journal import Journal
 from zun_agent.making import Maker
 from zun_agent.models import Container, now
 from zun_agent.runtime import Runtime
@@ -86,14 +86,7 @@ class Converger:
         if docker is not None and _may_have_died_with_sandbox(container, docker, view):
             view = self._views.with_pause(view)
         memory = self._journal.memory(uuid)
-        step = decision.plan(
-            container,
-            docker,
-            view,
-            now=now(),
-            quick_ends=memory.quick_ends,
-            killed=docker is not None and memory.killed == run_of(docker),
-        )
+        step = decision.plan(container, docker, view, now=now(), quick_ends=memory.quick_ends)
         if step.act is not Act.NOTHING:
             LOG.debug('container %s: next is %s', uuid, step.act)
         return self._acts[step.act](container, docker, view, step)

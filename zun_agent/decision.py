@@ -110,14 +110,12 @@ def plan(
     *,
     now: datetime.datetime,
     quick_ends: int = 0,
-    killed: bool = False,
 ) -> Step:
     """Return the next step.
 
     :param docker: the container in Docker, None where it is not there
     :param now: in UTC without a zone
     :param quick_ends: restarts in a row after which it did not run for `restarts.LASTING`
-    :param killed: this agent killed it, at a user's request
     """
     if view.problem is not None:
         return Step(facts={'status': Status.UNKNOWN, 'status_reason': view.problem})
@@ -142,7 +140,7 @@ def plan(
         return _stop(container, docker)
     if docker.alive:
         return _living(container, docker, view)
-    return _ended(container, docker, view, now=now, quick_ends=quick_ends, killed=killed)
+    return _ended(container, docker, view, now=now, quick_ends=quick_ends)
 
 
 def pending(container: Container) -> bool:
@@ -288,10 +286,10 @@ def _ended(
     *,
     now: datetime.datetime,
     quick_ends: int,
-    killed: bool,
 ) -> Step:
     """Decide on a container that does not run, and is not wanted to be stopped."""
     started = docker.started_at is not None
+    killed = started and docker.started_at == container.killed_run
     if not wants_run(container):
         return _observe(container, docker, done=True)
     carried_out = started and docker.started_at != container.started_at

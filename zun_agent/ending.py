@@ -77,7 +77,6 @@ class Ender:
             if sent is not None and begun and clock < sent.deadline:
                 return sent.deadline - clock
             if begun or step.timeout <= 0:
-                memory.killed = run
                 self._runtime.kill(docker.id, 'KILL')
                 return 1
             self._runtime.kill(docker.id, docker.stop_signal)
@@ -93,8 +92,7 @@ class Ender:
         assert docker is not None  # noqa: S101
         act = container.acts[0]
         signal, failure = str(act['signal']), None
-        if restarts.is_final(signal, docker):
-            self._journal.memory(container.uuid).killed = run_of(docker)
+        final = restarts.is_final(signal, docker)
         try:
             if docker.alive:
                 self._runtime.kill(docker.id, signal)
@@ -103,9 +101,10 @@ class Ender:
             failure = str(error)
         except (errors.Conflict, errors.NotFound):
             LOG.debug('container %s: it ended before the signal', container.uuid)
+        facts = {'killed_run': docker.started_at} if final and failure is None else {}
         # Whatever state was asked for before may not be reached yet.
         self._journal.record(
-            container, {}, done=True, upto=act['generation'], only='kill', failure=failure
+            container, facts, done=True, upto=act['generation'], only='kill', failure=failure
         )
         return 0
 

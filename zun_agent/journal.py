@@ -46,7 +46,6 @@ class Memory:
     :ivar starting: Docker is just told to start it, and it is looked at afterwards
     :ivar met: Docker has it, although its record does not say so
     :ivar made: it was just made, and is not started yet
-    :ivar killed: the run that a user had killed
     :ivar quick_ends: restarts in a row after which it did not run for long
     :ivar failures: attempts in a row to make or start it
     :ivar questions: how often Nova was asked about its sandbox, in a row
@@ -61,7 +60,6 @@ class Memory:
     met: bool = False
     stop: Stop | None = None
     made: Facts | None = None
-    killed: Run | None = None
     quick_ends: int = 0
     failures: int = 0
     questions: int = 0

@@ -97,6 +97,8 @@ class Container(Base):
     :ivar image_ref: what the image driver resolved `image` to when it was asked for: the
         same image, whatever its name means later; None where only the name counts
     :ivar incarnation: of the sandbox in which `docker_id` was made
+    :ivar killed_run: when the run began in which a user sent it the signal that stops it:
+        once that run has ended, no restart policy begins another
     :ivar interrupted: it ran when its sandbox stopped, and runs again when that starts
     :ivar addresses: as the API shows them
     """
@@ -167,6 +169,7 @@ class Container(Base):
     exit_code: Mapped[int | None] = mapped_column(Integer)
     started_at: Mapped[datetime.datetime | None]
     finished_at: Mapped[datetime.datetime | None]
+    killed_run: Mapped[datetime.datetime | None]
     restart_count: Mapped[int] = mapped_column(Integer, default=0)
     addresses: Mapped[dict[str, typing.Any]] = mapped_column(default=dict)
 

@@ -101,6 +101,16 @@ ASKED = {'generation': 2, 'task_state': 'container_starting'}
             Act.NOTHING,
         ),
         ({'generation': 3, 'desired': 'paused', 'operation': [RESTART]}, docker(), Act.STOP),
+        (
+            {
+                'generation': 3,
+                'status': 'Stopped',
+                'task_state': 'container_killing',
+                'operation': [RESTART],
+            },
+            None,
+            Act.RUN,
+        ),
         ({'generation': 2, 'desired': 'paused', 'operation': []}, docker(), Act.PAUSE),
     ],
 )
@@ -198,7 +208,8 @@ def test_a_kill_just_now_is_not_judged_yet():
     found = docker('exited', exit_code=137, finished_at=at(10))
     step = plan(container(), found, later=10.1)
     assert (step.act, step.facts, step.delay) == (Act.NOTHING, {}, restarts.JUDGEMENT)
-    assert plan(container(), found, later=10.1, killed=True).facts['status'] == 'Stopped'
+    killed = container(killed_run=at(0))
+    assert plan(killed, found, later=10.1).facts['status'] == 'Stopped'
     assert plan(container(), found, later=11).facts['status'] == 'Stopped'
 
 

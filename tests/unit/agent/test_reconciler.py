@@ -101,6 +101,28 @@ def test_what_a_user_killed_stays_so_when_the_agent_dies(world, box):
     assert world.settle(uuid).status == Status.RUNNING
 
 
+@pytest.mark.parametrize('died', ['never', 'before the record', 'after it'])
+def test_what_a_user_told_to_end_stays_so_until_it_is_started(world, box, died):
+    uuid = world.container(box, restart_policy={'Name': 'always'})
+    world.settle(uuid)
+    world.request(uuid, 'kill', act={'op': 'kill', 'signal': 'TERM'})
+    if died != 'before the record':
+        world.settle(uuid)
+    world.runtime.end(world.docker(uuid).id, 143, ago=5)
+    if died != 'never':
+        world.restart_agent()
+        world.look(box.instance_id)
+    for _ in range(2):
+        assert world.settle(uuid).status == Status.STOPPED
+    world.stop_box(box)
+    world.start_box(box)
+    assert world.settle(uuid).status == Status.STOPPED
+    world.request(uuid, 'start')
+    assert world.settle(uuid).status == Status.RUNNING
+    world.runtime.end(world.docker(uuid).id, 143, ago=5)
+    assert world.settle(uuid).status == Status.RUNNING
+
+
 def test_a_signal_that_is_no_stop_leaves_the_policy(world, box):
     uuid = world.container(box, restart_policy={'Name': 'always'})
     world.settle(uuid)
