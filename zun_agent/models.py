@@ -14,7 +14,6 @@ from sqlalchemy import (
     JSON,
     FetchedValue,
     Float,
-    ForeignKey,
     Index,
     Integer,
     String,
@@ -22,7 +21,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 from sqlalchemy.dialects import mysql
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import DateTime
 
 
@@ -189,6 +188,8 @@ class Action(Base):
     """One request that changed a container, for ``container_actions``.
 
     It is kept after the container's end, as Nova keeps its instance actions.
+
+    :ivar message: once it has ended: None when well, else what went wrong
     """
 
     __tablename__ = 'container_actions'
@@ -204,26 +205,6 @@ class Action(Base):
     start_time: Mapped[datetime.datetime] = mapped_column(default=now)
     finish_time: Mapped[datetime.datetime | None]
     message: Mapped[str | None] = mapped_column(Text)
-
-    events: Mapped[list[ActionEvent]] = relationship(
-        order_by='ActionEvent.id', lazy='selectin', cascade='all, delete-orphan'
-    )
-
-
-class ActionEvent(Base):
-    """One step of an action."""
-
-    __tablename__ = 'container_action_events'
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
-    action_id: Mapped[int] = mapped_column(
-        ForeignKey('container_actions.id', ondelete='CASCADE'), index=True
-    )
-    event: Mapped[str] = mapped_column(String(64))
-    start_time: Mapped[datetime.datetime] = mapped_column(default=now)
-    finish_time: Mapped[datetime.datetime | None]
-    result: Mapped[str | None] = mapped_column(String(16))
-    traceback: Mapped[str | None] = mapped_column(Text)
 
 
 class SandboxClaim(Base):

@@ -129,11 +129,6 @@ class FakeManager:
                 project_id=context.project_id,
                 start_time=models.now(),
                 finish_time=models.now(),
-                events=[
-                    models.ActionEvent(
-                        event=action, start_time=models.now(), result='Error', traceback='Tb'
-                    )
-                ],
             )
         )
 

@@ -254,11 +254,22 @@ def test_container_actions(api: Api, manager: FakeManager) -> None:
     manager.acts[container.uuid][0].message = 'what Docker said'
     (action,) = api('GET', '/v1/containers/c1/container_actions/').json['containerActions']
     assert action['message'] == 'Error'
+    manager.acts[container.uuid][0].message = None
     url = f'/v1/containers/c1/container_actions/{request_id}'
     assert 'finish_time' not in api('GET', url, version='1.32').json
     (event,) = api('GET', url).json['events']
-    assert set(event) == {'event', 'start_time', 'finish_time', 'result'}
-    (event,) = api('GET', url, token='admin').json['events']
-    assert event['traceback'] == 'Tb'
+    assert set(event) == {'event', 'start_time', 'finish_time', 'result', 'message'}
+    assert (event['event'], event['result'], event['message']) == ('stop', 'Success', None)
+    assert (event['start_time'], event['finish_time']) == (
+        action['start_time'], action['finish_time']
+    )  # fmt: skip
+    assert 'traceback' in api('GET', url, token='admin').json['events'][0]
+    kept = manager.acts[container.uuid][0]
+    kept.message = 'what Docker said'
+    (event,) = api('GET', url).json['events']
+    assert (event['result'], event['message']) == ('Error', 'what Docker said')
+    kept.finish_time = kept.message = None
+    (event,) = api('GET', url).json['events']
+    assert (event['result'], event['finish_time']) == (None, None)
     unknown = api('GET', f'/v1/containers/c1/container_actions/req-{uuid.uuid4()}')
     assert unknown.status_code == 404

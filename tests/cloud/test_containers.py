@@ -239,7 +239,7 @@ def test_actions_tell_what_was_done(space: Workspace, sandbox: str) -> None:
     assert stop.finish_time
     assert stop.project_id == user.project_id
     shown = user.zun.actions.get(one, stop.request_id)
-    assert [event['result'] for event in shown.events] == ['Success'] * len(shown.events)
+    assert [(event['event'], event['result']) for event in shown.events] == [('stop', 'Success')]
 
 
 def _turns(container_id: str) -> int:

@@ -25,5 +25,5 @@ def show(request: Request, ident: str, request_id: str) -> Response:
     action = request.services.manager.action(request.context, found, request_id)
     view = views.action(action, finish_time=request.version >= _FINISH_TIME)
     traceback = request.allows('container:action:events')
-    view['events'] = [views.event(each, traceback=traceback) for each in action.events]
+    view['events'] = [views.event(action, traceback=traceback)]
     return answer(view)

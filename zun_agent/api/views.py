@@ -9,7 +9,7 @@ from zun_agent import models
 from zun_agent.models import Status
 
 if typing.TYPE_CHECKING:
-    from zun_agent.models import Action, ActionEvent, Container, Service
+    from zun_agent.models import Action, Container, Service
 
 Json = dict[str, typing.Any]
 
@@ -177,19 +177,23 @@ def action(record: Action, *, finish_time: bool) -> Json:
     return view
 
 
-def event(record: ActionEvent, *, traceback: bool) -> Json:
-    """Return a step of a request.
+def event(record: Action, *, traceback: bool) -> Json:
+    """Return the one step of a request: how it was carried out.
 
-    :param traceback: whether the user may see it
+    Its ``message`` is no member that Zun has: it tells what went wrong.
+
+    :param traceback: whether the user may see where; nobody needs to
     """
+    ended = 'Success' if record.message is None else 'Error'
     view = {
-        'event': record.event,
+        'event': record.action,
         'start_time': time(record.start_time),
         'finish_time': time(record.finish_time),
-        'result': record.result,
+        'result': None if record.finish_time is None else ended,
+        'message': record.message,
     }
     if traceback:
-        view['traceback'] = record.traceback
+        view['traceback'] = None
     return view
 
 

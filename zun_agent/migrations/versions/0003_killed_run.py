@@ -1,4 +1,4 @@
-"""Which run of a container its user had ended.
+"""Which run of a container its user had ended; and no more a table of events, which had none.
 
 Revision: 0003
 """
@@ -16,6 +16,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the column."""
+    """Add the column, and drop the table."""
     time = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), 'mysql', 'mariadb')
     op.add_column('containers', sa.Column('killed_run', time))
+    op.drop_table('container_action_events')
