@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import typing
+from collections.abc import Iterator
 
 from oslo_log import log as logging
 
@@ -100,18 +102,20 @@ class Reader:
 
         :param tail: lines from the end; None for all
         :param since: seconds since the epoch
+        :raises errors.Conflict: it is not where the container was last
         """
         states.check(container, 'logs')
         if container.docker_id is None:
             return ''  # it never was
-        return self._runtime.logs(
-            container.docker_id,
-            stdout=stdout,
-            stderr=stderr,
-            timestamps=timestamps,
-            tail=tail,
-            since=since,
-        )
+        with _there(container):
+            return self._runtime.logs(
+                container.docker_id,
+                stdout=stdout,
+                stderr=stderr,
+                timestamps=timestamps,
+                tail=tail,
+                since=since,
+            )
 
     def execute(
         self, context: typing.Any, container: Container, command: typing.Sequence[str]
@@ -119,17 +123,20 @@ class Reader:
         """Run a command in the container to its end; return its output and exit code."""
         docker_id = _docker_id(container, 'execute')
         LOG.info('container %s: running a command for %s', container.uuid, context.user_id)
-        return self._runtime.execute(docker_id, [*command])
+        with _there(container):
+            return self._runtime.execute(docker_id, [*command])
 
     def top(
         self, context: typing.Any, container: Container, ps_args: str | None = None
     ) -> dict[str, typing.Any]:
         """Return the container's processes, as ``ps`` with these arguments shows them."""
-        return self._runtime.top(_docker_id(container, 'top'), ps_args)
+        with _there(container):
+            return self._runtime.top(_docker_id(container, 'top'), ps_args)
 
     def stats(self, context: typing.Any, container: Container) -> dict[str, typing.Any]:
         """Return what the container uses."""
-        return self._runtime.stats(_docker_id(container, 'stats'))
+        with _there(container):
+            return self._runtime.stats(_docker_id(container, 'stats'))
 
 
 def _project(context: typing.Any, all_projects: bool) -> str | None:
@@ -149,3 +156,19 @@ def _docker_id(container: Container, action: str) -> str:
     if container.docker_id is None:
         raise errors.Conflict(f'Container {container.uuid} has not been made yet.')
     return container.docker_id
+
+
+@contextlib.contextmanager
+def _there(container: Container) -> Iterator[None]:
+    """Tell of a container that Docker has not got what is so: its record is there.
+
+    :raises errors.Conflict: Docker has not got it
+    """
+    try:
+        yield
+    except errors.ContainerNotFound as error:
+        reason = container.status_reason or 'It is made anew when it is to run again.'
+        raise errors.Conflict(
+            f'Container {container.uuid} is not in Docker on its host now, '
+            f'and its log, too, is not there. {reason}'
+        ) from error

@@ -280,7 +280,7 @@ class Runtime:
             'stdout': stdout or both,
             'stderr': stderr or both,
             'timestamps': timestamps,
-            'since': since,
+            'since': since if since and since > 0 else None,  # docker refuses what is before
         }
         if tail is None or both:
             return self._log(docker_id, tail=tail, **options).decode(errors='replace')

@@ -1,5 +1,7 @@
 """Connections that are kept: a real client, a socket that counts who connects."""
 
+import re
+
 import pytest
 
 from tests.unit.engine import serving
@@ -19,4 +21,14 @@ def test_one_connection_serves_all_containers(engine):
     for number in range(30):
         assert agent.inspect(f'container-{number}') is None
     assert engine.connections == before
+    agent.close()
+
+
+@pytest.mark.parametrize(('since', 'asked'), [(None, []), (0, []), (-9, []), (5, ['since=5'])])
+def test_the_log_since_the_beginning_is_the_whole_log(engine, since, asked):
+    engine.answers |= {'json': {'Config': {'Tty': True}}, 'logs': 'text'}
+    agent = runtime.Runtime(f'unix://{engine.server_address}', timeout=5)
+    assert agent.logs('first', since=since) == '"text"'
+    (path,) = (path for path in engine.asked if '/logs?' in path)
+    assert re.findall(r'since=[^&]*', path) == asked
     agent.close()

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.agent import fake_cloud
 from tests.unit.agent.managing import create, running
-from zun_agent import errors, models
+from zun_agent import decision, errors, models
 from zun_agent.models import Status
 
 # Creating
@@ -184,6 +184,28 @@ def test_the_log_of_what_never_was(agent):
     failed = agent.store.observe(made.uuid, status=Status.ERROR)
     assert agent.manager.logs(agent.context, failed) == ''
     assert agent.runtime.asked == []
+
+
+@pytest.mark.parametrize(
+    ('reason', 'told'), [(decision.SHELVED, 'shelved'), (None, 'is made anew when')]
+)
+def test_what_docker_has_not_got_is_not_deleted(agent, reason, told):
+    made = running(agent)
+
+    def gone(*args, **kwargs):
+        raise errors.ContainerNotFound(f'No such container: {made.docker_id}')
+
+    for name in ('logs', 'execute', 'top', 'stats'):
+        setattr(agent.runtime, name, gone)
+    found = agent.store.observe(made.uuid, status_reason=reason)
+    manager = agent.manager
+    for ask in (manager.logs, manager.top, manager.stats):
+        with pytest.raises(errors.Conflict, match=told) as caught:
+            ask(agent.context, found)
+        assert made.uuid in str(caught.value)
+        assert made.docker_id not in str(caught.value)
+    with pytest.raises(errors.Conflict, match=told):
+        manager.execute(agent.context, found, ['true'])
 
 
 # Agents
