@@ -176,7 +176,10 @@ def test_bad_executes(
 def test_commands_leave_threads_for_others(
     api: Api, manager: FakeManager, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each waits for as long as its user likes; half of the 32 threads may do so."""
+    """Each waits for as long as its user likes; half of the 32 threads may do so.
+
+    One project may have half of these, so that another's commands find room.
+    """
     begun, end = threading.Semaphore(0), threading.Event()
 
     def execute(*_: Any) -> tuple[str, int]:
@@ -185,27 +188,34 @@ def test_commands_leave_threads_for_others(
         return '', 0
 
     monkeypatch.setattr(manager, 'execute', execute)
+    urls = {'token': url, 'admin': url}
+    urls['other'] = f'/v1/containers/{manager.add(project_id="elsewhere").uuid}'
     statuses: list[int] = []
 
-    def command() -> None:
-        statuses.append(api('POST', f'{url}/execute?command=sleep').status_code)
+    def command(token: str) -> Any:
+        return api('POST', f'{urls[token]}/execute?command=sleep', token=token)
 
-    threads = [threading.Thread(target=command) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for _ in threads:
-        assert begun.acquire(timeout=10)
-    refused = api('POST', f'{url}/execute?command=sleep')
-    assert (refused.status_code, title(refused)) == (
-        503,
-        'Too many commands are running; try again later.',
-    )
+    threads = []
+    for token, refusal in (
+        ('token', 'Too many commands of your project are running; try again later.'),
+        ('other', 'Too many commands are running; try again later.'),
+    ):
+        for _ in range(8):
+            work = threading.Thread(
+                target=lambda who: statuses.append(command(who).status_code), args=[token]
+            )
+            work.start()
+            threads.append(work)
+            assert begun.acquire(timeout=10)
+        refused = command('token' if len(threads) == 8 else 'admin')
+        assert (refused.status_code, title(refused)) == (503, refusal)
     assert api('GET', url).status_code == 200
     end.set()
     for thread in threads:
         thread.join()
     assert statuses == [200] * 16
-    assert api('POST', f'{url}/execute?command=true').status_code == 200
+    for token in urls:
+        assert command(token).status_code == 200
 
 
 # --- logs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import threading
 import time
 import typing
 from collections.abc import Callable, Iterable
@@ -16,6 +15,7 @@ from werkzeug import exceptions
 
 from zun_agent import errors
 from zun_agent.api import faults, policies, relay, routes, versions
+from zun_agent.api.commands import Commands
 from zun_agent.api.request import Request, Services
 from zun_agent.openstack import Cache
 
@@ -51,8 +51,8 @@ def build(
     :param reconciles: whether this process carries out what it accepts for its host
     """
     here = relay.Relay(conf, manager, conf.host if reconciles else None)
-    commands = threading.BoundedSemaphore(max(1, conf.api.threads // 2))
-    services = Services(conf, manager, policies.Policy(conf), here, commands)
+    places = Commands(max(1, conf.api.threads // 2))
+    services = Services(conf, manager, policies.Policy(conf), here, places)
     application: WSGIApplication = Application(services)
     # From the inside out. A request passes, in this order: its id; the proxy's headers,
     # which change its URL; its path put right, so that the rest knows what it is about;

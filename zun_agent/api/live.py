@@ -60,15 +60,11 @@ def execute(request: Request, ident: str) -> Response:
     command = spec.words('command', parameters['command'])
     if not command:
         raise errors.Invalid("Invalid input for field 'command': it is empty")
-    if not request.services.commands.acquire(blocking=False):
-        raise errors.ServiceUnavailable('Too many commands are running; try again later.')
-    try:
+    with request.services.commands.place(request.context.project_id):
         relayed = request.services.relay.read(request, found)
         if relayed is not None:
             return relayed
         output, exit_code = request.services.manager.execute(request.context, found, command)
-    finally:
-        request.services.commands.release()
     return answer({'output': output, 'exit_code': exit_code, 'exec_id': None, 'proxy_url': None})
 
 

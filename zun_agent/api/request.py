@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import threading
 import typing
 
 import webob.exc
@@ -19,6 +18,7 @@ if typing.TYPE_CHECKING:
     from oslo_config import cfg
 
     from zun_agent.api import policies
+    from zun_agent.api.commands import Commands
     from zun_agent.manager import Manager
     from zun_agent.models import Container
 
@@ -30,15 +30,14 @@ Json = dict[str, typing.Any]
 class Services:
     """What handlers work with; one for the whole application.
 
-    :ivar commands: how many users' commands may run at once: each holds a thread of the
-        server for as long as it likes, and all others still want to be served
+    :ivar commands: the places for users' commands
     """
 
     conf: cfg.ConfigOpts
     manager: Manager
     policy: policies.Policy
     relay: relay.Relay
-    commands: threading.BoundedSemaphore
+    commands: Commands
 
 
 class Request(wrappers.Request):
