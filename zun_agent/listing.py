@@ -92,12 +92,23 @@ def _value(name: str, value: typing.Any) -> typing.Any:
     """Return a filter's value as its column holds it; the query string has only text."""
     try:
         if name == 'memory':
-            return int(str(value).rstrip('Mm'))
+            return _integer(str(value).rstrip('Mm'))
         if name == 'auto_remove':
             return strutils.bool_from_string(value, strict=True)
     except ValueError as error:
         raise errors.Invalid(f'{value!r} is no value of the filter {name!r}.') from error
     return str(value)
+
+
+def _integer(text: str) -> int:
+    """Return a number that every database can compare with.
+
+    :raises ValueError: it is none
+    """
+    number = int(text)
+    if number.bit_length() > 63:
+        raise ValueError(f'{text} is too large')
+    return number
 
 
 def _after(

@@ -197,7 +197,11 @@ def test_pages_and_filters(api: Api, host: Host) -> None:
         url = page['next']
     assert seen == ['c6', 'c5', 'c4', 'c3', 'c2', 'c1', 'c0']
     assert len(api('GET', '/v1/containers?auto_remove=false').json['containers']) == 7
-    for query in ('marker=none', 'sort_key=desired', 'memory=much', 'auto_remove=perhaps'):
+    assert api('GET', f'/v1/containers?memory={2**63 - 1}').json['containers'] == []
+    for query in (
+        *('marker=none', 'sort_key=desired', 'memory=much', 'auto_remove=perhaps'),
+        *(f'memory={2**63}', f'memory=-{2**70}M'),
+    ):
         assert api('GET', f'/v1/containers?{query}').status_code == 400, query
 
 

@@ -14,6 +14,9 @@ if typing.TYPE_CHECKING:
 RESERVED = 'zun.invalid'
 """Domain of what the agent itself names; no registry can have it."""
 
+OF_THE_DRIVER = ('docker.io/library/zun-sandbox-image', 'docker.io/library/zun-snapshot-image')
+"""Under which the driver keeps images on this host: of other projects' private ones, too."""
+
 _COMPONENT = r'[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*'
 _DOMAIN = r'(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?\.?)+(?::\d+)?'
 _PATH = re.compile(rf'{_COMPONENT}(?:/{_COMPONENT})*')
@@ -68,14 +71,16 @@ def parse(name: str) -> tuple[str, str]:
     domain, slash, remainder = path.partition('/')
     if not slash or not (set('.:') & set(domain) or domain == 'localhost'):
         domain, remainder = 'docker.io', path
-    if domain in ('docker.io', 'index.docker.io') and '/' not in remainder:
-        domain, remainder = 'docker.io', f'library/{remainder}'
+    if domain in ('docker.io', 'index.docker.io'):
+        domain = 'docker.io'
+        remainder = remainder if '/' in remainder else f'library/{remainder}'
     if (
         not _PATH.fullmatch(remainder)
         or not re.fullmatch(_DOMAIN, domain)
         or not _TAG.fullmatch(tag)
         or ('@' in name and not _DIGEST.fullmatch(digest))
         or domain.lower() == RESERVED
+        or f'{domain}/{remainder}' in OF_THE_DRIVER
     ):
         raise errors.Invalid(f'{name!r} is not the name of an image.')
     return f'{domain}/{remainder}', digest or tag

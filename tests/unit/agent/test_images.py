@@ -13,6 +13,7 @@ from zun_agent import errors
 from zun_agent.images import Images, archive
 from zun_agent.images.docker import DockerImages, parse
 from zun_agent.images.glance import GlanceImages
+from zun_virt import image, snapshot
 
 DIGEST = 'sha256:' + 'a' * 64
 LIMIT = 1 << 20
@@ -31,6 +32,8 @@ CONF = types.SimpleNamespace(container=types.SimpleNamespace(max_glance_image_si
         ('localhost/x', ('localhost/x', 'latest')),
         ('host:5000/x', ('host:5000/x', 'latest')),
         ('host:5000/x:1', ('host:5000/x', '1')),
+        ('index.docker.io/team/x', ('docker.io/team/x', 'latest')),
+        ('team/zun-sandbox-image', ('docker.io/team/zun-sandbox-image', 'latest')),
         (f'alpine@{DIGEST}', ('docker.io/library/alpine', DIGEST)),
         (f'quay.io/x:1@{DIGEST}', ('quay.io/x', DIGEST)),
         # What Docker would take for an image's id is a name like any other.
@@ -45,7 +48,9 @@ def test_names(name, expected):
 @pytest.mark.parametrize(
     'name',
     ['', 'Alpine', 'a b', 'x:', 'x@', 'x@sha256:1', '-x', 'x:-', '/x', 'x/', 'a//b', '../x',
-     'zun.invalid/x', 'ZUN.invalid/x:glance', 'x:' + 'y' * 129, 'x\n'],
+     'zun.invalid/x', 'ZUN.invalid/x:glance', 'x:' + 'y' * 129, 'x\n',
+     f'{image.REPOSITORY}:x-y', f'docker.io/{image.REPOSITORY}:x', f'{image.REPOSITORY}@{DIGEST}',
+     f'index.docker.io/library/{snapshot.REPOSITORY}:x-y', f'{snapshot.REPOSITORY}'],
 )  # fmt: skip
 def test_names_of_nothing(name):
     with pytest.raises(errors.Invalid):
