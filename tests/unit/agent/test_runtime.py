@@ -94,6 +94,38 @@ def test_a_life(host, box):
     assert host.docker(uuid) is None
 
 
+def test_limits_that_docker_refuses(host, box):
+    uuid = host.run(box, 'sleep', '1000', cpu=0.5, memory=64)
+    host.until(uuid, Status.RUNNING)
+    host.request(uuid, 'update', cpu=0.25, memory=1)
+    host.request(uuid, 'pause')
+    container = host.until(uuid, Status.PAUSED)
+    assert (container.cpu, container.memory) == (0.5, 64)
+    finished, message = host.actions(uuid)['update']
+    assert finished
+    assert 'memory' in message.lower()
+    assert host.actions(uuid)['pause'] == (True, None)
+    host.request(uuid, 'update', memory=32)
+    assert host.until(uuid, Status.PAUSED).memory == 32
+    assert host.docker(uuid).resources['Memory'] == 32 << 20
+
+
+def test_a_signal_while_a_restart_stops_it(host, box):
+    script = 'trap "echo hup" HUP; trap "" TERM; echo up; while :; do sleep .1; done'
+    uuid = host.run(box, 'sh', '-c', script)
+    first = host.until(uuid, Status.RUNNING)
+    host.request(uuid, 'reboot', act={'op': 'restart', 'timeout': 1})
+    host.request(uuid, 'pause')
+    assert host.until(uuid, Status.PAUSED).started_at > first.started_at
+    host.request(uuid, 'unpause')
+    host.until(uuid, Status.RUNNING)
+    for _ in range(2):
+        host.request(uuid, 'kill', act={'op': 'kill', 'signal': 'HUP'})
+    container = host.until(uuid, Status.RUNNING)
+    time.sleep(0.5)
+    assert host.runtime.logs(container.docker_id).startswith('up\nup\nhup\n')
+
+
 def test_the_tail_of_one_stream(host, box):
     script = 'for i in 1 2 3; do echo $i; done; seq 500 >&2; echo end'
     uuid = host.run(box, 'sh', '-c', script)
