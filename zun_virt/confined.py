@@ -37,6 +37,7 @@ CONTROL_FILES = frozenset(
 _METHODS = {
     'StartTransientUnit': 'ssa(sv)a(sa(sv))',
     'SetUnitProperties': 'sba(sv)',
+    'StartUnit': 'ss',
     'StopUnit': 'ss',
 }
 _PROPERTIES = frozenset(
@@ -134,7 +135,7 @@ def remove(path: str, mounts: Sequence[str]) -> bool:
 
 
 def check_systemd(method: str, signature: str, body: Sequence[typing.Any]) -> None:
-    """Let pass only what makes, changes or stops the slice of a sandbox.
+    """Let pass only what makes, changes, starts or stops the slice of a sandbox.
 
     :raises Refused: it would do something else
     """
@@ -142,7 +143,7 @@ def check_systemd(method: str, signature: str, body: Sequence[typing.Any]) -> No
         raise Refused(f'systemd is not asked for {method}({signature})')
     if not isinstance(body[0], str) or not _SLICE.fullmatch(body[0]):
         raise Refused(f'{body[0]!r} is not the slice of a sandbox')
-    properties = body[2] if method != 'StopUnit' else ()
+    properties = () if signature == 'ss' else body[2]
     unknown = {name for name, _ in properties} - _PROPERTIES
     if unknown:
         raise Refused(f'no limits of a sandbox: {", ".join(sorted(map(str, unknown)))}')

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import pathlib
+import time
 import typing
 import uuid
+from collections.abc import Callable
 
 from zun_virt.cgroup import usage
 from zun_virt.cgroup.errors import CgroupError
@@ -15,6 +17,8 @@ from zun_virt.cgroup.usage import Given
 from zun_virt.privsep import PrivilegedError, cgroups
 
 _DBUS_SECONDS = 20.0
+_DONE_SECONDS = 10.0
+"""For systemd to do what it has said yes to."""
 
 
 class Systemd:
@@ -47,6 +51,8 @@ class Systemd:
             if 'UnitExists' not in str(error):
                 raise CgroupError(f'{parent}: {error}') from error
             self._set(parent, limits)
+            # It may have stopped, and not be forgotten yet.
+            self._ask('StartUnit', 'ss', parent, 'replace')
 
     def update(self, parent: str, limits: Limits, before: Limits) -> None:
         """See `Cgroups.update`."""
@@ -55,7 +61,9 @@ class Systemd:
         def check() -> None:
             # systemd tells its journal, and nobody else, what the kernel refused.
             memory = self._own(parent).get('memory', pathlib.Path()) / 'memory.limit_in_bytes'
-            if self._version == 1 and memory.is_file() and int(memory.read_text()) > limits.memory:
+            if self._version != 1 or not memory.is_file():
+                return
+            if not _until(lambda: int(memory.read_text()) <= limits.memory, 1.0):
                 raise OSError(errno.EBUSY, f'{memory} could not be lowered')
 
         change(
@@ -73,6 +81,9 @@ class Systemd:
         except PrivilegedError as error:
             if 'NoSuchUnit' not in str(error):
                 raise CgroupError(f'{parent}: {error}') from error
+        # One that is made anew meanwhile would be stopped, and come back without limits.
+        if not _until(lambda: not self._present(parent), _DONE_SECONDS):
+            raise CgroupError(f'still in use: {parent}')
 
     def usage(self, parent: str) -> dict[str, int]:
         """See `Cgroups.usage`."""
@@ -101,16 +112,32 @@ class Systemd:
             for name, entry in found.items()
         ]
 
+    def _present(self, parent: str) -> bool:
+        return any(directory.is_dir() for directory in self._own(parent).values())
+
     def _set(self, parent: str, limits: Limits) -> None:
         properties = slice_properties(limits, self._version)
+        self._ask('SetUnitProperties', 'sba(sv)', parent, True, properties)
+
+    def _ask(self, method: str, signature: str, parent: str, *rest: typing.Any) -> None:
         try:
-            self._call('SetUnitProperties', 'sba(sv)', parent, True, properties)
+            self._call(method, signature, parent, *rest)
         except PrivilegedError as error:
             raise CgroupError(f'{parent}: {error}') from error
 
     @staticmethod
     def _call(method: str, signature: str, *body: typing.Any) -> None:
         cgroups.systemd(method, signature, list(body), _DBUS_SECONDS)
+
+
+def _until(done: Callable[[], bool], seconds: float) -> bool:
+    """Wait for what systemd does after it has answered; return whether it did."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _sandbox_id(parent: str) -> uuid.UUID:

@@ -169,6 +169,14 @@ def test_systemd_changes_a_slice_that_is_there(kernel):
     method, signature, body = kernel.systemd_calls[0]
     assert (method, signature, body[:2]) == ('SetUnitProperties', 'sba(sv)', [SLICE, True])
     assert ('TasksMax', ('t', 99)) in body[2]
+    assert kernel.systemd_calls[1] == ('StartUnit', 'ss', [SLICE, 'replace'])
+
+
+def test_a_slice_that_systemd_does_not_get_stopped_is_an_error(kernel, monkeypatch):
+    monkeypatch.setattr(cgroup.slices, '_DONE_SECONDS', 0.05)
+    (kernel.cgroups / 'zun.slice' / SLICE).mkdir(parents=True)
+    with pytest.raises(cgroup.CgroupError, match='in use'):
+        cgroup.make('systemd', 2, str(kernel.cgroups)).remove(SLICE)
 
 
 def test_systemd_refusing_is_an_error_and_a_lost_slice_is_none(kernel):
@@ -288,6 +296,7 @@ def test_root_makes_and_removes_no_other_directory(tree, path):
     [
         ('StartUnit', 'ss', ['x.service', 'replace']),
         ('StopUnit', 'ss', ['sshd.service', 'replace']),
+        ('StartUnit', 'ss', ['system.slice', 'replace']),
         ('StopUnit', 'ssb', [SLICE, 'replace', True]),
         ('SetUnitProperties', 'sba(sv)', ['user.slice', True, []]),
         (
@@ -314,7 +323,7 @@ def test_what_the_driver_asks_of_systemd_is_not_refused(kernel):
     cgroups.create(SLICE, LIMITS)
     cgroup.make('systemd', 1, str(kernel.cgroups)).create(SLICE, LIMITS)
     cgroups.remove(SLICE)
-    assert len(kernel.systemd_calls) == 4
+    assert len(kernel.systemd_calls) == 5
     for method, signature, body in kernel.systemd_calls:
         confined.check_systemd(method, signature, body)
 
