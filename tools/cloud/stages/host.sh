@@ -88,6 +88,8 @@ containerd_up() { ctr --connect-timeout 2s version; } # by its socket: other hos
 # An engine that runs is used as it is.
 stage_docker() {
     docker_up >/dev/null 2>&1 && return 0
+    # Docker makes it DROP, and leaves it so
+    [ -e "$STATE/started.docker" ] || iptables -S FORWARD | head -n 1 >"$STATE/forward.policy"
     touch "$STATE/started.docker"
     containerd_up >/dev/null 2>&1 || start_service containerd
     start_service dockerd

@@ -139,12 +139,13 @@ destroy_networks() {
 
 # An engine that was started here leaves its bridge and its rules; its /var/lib/docker is kept.
 destroy_engine() {
-    local ours=0
+    local ours=0 policy
     [ ! -e "$STATE/started.docker" ] || ours=1
+    policy=$(awk '{print $3}' "$STATE/forward.policy" 2>/dev/null)
     stop_engine
     [ $ours = 1 ] && ! docker_up >/dev/null 2>&1 || return 0
     ip link del docker0 2>/dev/null || true
-    iptables-save 2>/dev/null | grep -v -i docker | sed 's/^:FORWARD DROP/:FORWARD ACCEPT/' |
+    iptables-save 2>/dev/null | grep -v -i docker | sed "s/^:FORWARD DROP/:FORWARD ${policy:-ACCEPT}/" |
         iptables-restore
 }
 
