@@ -4,9 +4,18 @@ A sandbox is made by hand, with the arguments that the driver uses.
 """
 
 import contextlib
+import io
+import json
 import os
 import pathlib
+import shutil
+import socket
+import subprocess
+import tarfile
 import time
+
+import docker
+import pytest
 
 from tests.unit.agent.fakes import World
 from zun_agent import images, runtime
@@ -16,6 +25,41 @@ from zun_virt import sandbox as contract
 
 URL = 'unix:///var/run/docker.sock'
 IMAGE = 'zun-unit-test/box'
+WAITS = ('sh', '-c', 'trap "exit 0" TERM; while :; do sleep 1000 & wait $!; done')
+"""What a pause container does; busybox is no reaper, but ends when it is told to."""
+
+APPLETS = ('sh', 'sleep', 'cat', 'echo', 'true', 'false', 'id', 'seq', 'kill', 'dd', 'touch', 'ps')
+
+
+@contextlib.contextmanager
+def engine():
+    """Give a client of the machine's engine, which has an image of busybox meanwhile."""
+    busybox = shutil.which('busybox')
+    if busybox is None or not subprocess.run(['ldd', busybox], capture_output=True).returncode:
+        pytest.skip('there is no static busybox to make an image of')
+    # Asked with a socket of our own: the SDK leaves open the one on which it was refused, and
+    # whichever test runs when it is collected would fail for it.
+    with socket.socket(socket.AF_UNIX) as probe:
+        refused = probe.connect_ex(URL.removeprefix('unix://'))
+    if refused:
+        pytest.skip(f'there is no Docker Engine: {os.strerror(refused)}')
+    client = docker.APIClient(URL, version='auto', timeout=60)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode='w') as target:
+        target.add(busybox, 'bin/busybox')
+        for applet in APPLETS:
+            link = tarfile.TarInfo(f'bin/{applet}')
+            link.type, link.linkname = tarfile.SYMTYPE, 'busybox'
+            target.addfile(link)
+    packed.seek(0)
+    client.import_image_from_data(
+        packed.read(), repository=IMAGE, tag='latest', changes=[f'CMD {json.dumps(WAITS)}']
+    )
+    try:
+        yield client
+    finally:
+        client.remove_image(f'{IMAGE}:latest', force=True)
+        client.close()
 
 
 class Host(World):
@@ -23,6 +67,7 @@ class Host(World):
 
     def __init__(self, path, api):
         self.api = api
+        self.driver = api.info()['CgroupDriver']
         self.boxes = []
         super().__init__(path)
 
@@ -43,11 +88,9 @@ class Host(World):
         return self.boxes[-1]
 
     def pause_container(self, sandbox_id):
-        parent = contract.cgroup_parent(sandbox_id, 'cgroupfs')
+        parent = contract.cgroup_parent(sandbox_id, self.driver)
         body = {
             'Image': IMAGE,
-            # Busybox is no reaper, but ends when it is told to.
-            'Cmd': ['sh', '-c', 'trap "exit 0" TERM; while :; do sleep 1000 & wait $!; done'],
             'NetworkDisabled': True,
             'Labels': {
                 contract.LABEL_SANDBOX: sandbox_id,
@@ -68,7 +111,7 @@ class Host(World):
 
     def box_with_cgroup(self):
         box = self.box()
-        return self.write(box, cgroup_parent=contract.cgroup_parent(box.instance_id, 'cgroupfs'))
+        return self.write(box, cgroup_parent=contract.cgroup_parent(box.instance_id, self.driver))
 
     def run(self, box, *command, **fields):
         return self.container(box, command=[*command], image=IMAGE, **fields)
@@ -107,6 +150,7 @@ class Host(World):
                 self.runtime.remove(found.id)
         self.runtime.close()
         for box in self.boxes:
-            for hierarchy in pathlib.Path('/sys/fs/cgroup').iterdir():
-                with contextlib.suppress(OSError):
-                    os.rmdir(f'{hierarchy}{contract.cgroup_parent(box.instance_id, "cgroupfs")}')
+            parent = contract.cgroup_parent(box.instance_id, self.driver)
+            for directory in pathlib.Path('/sys/fs/cgroup').glob(f'**/{parent.lstrip("/")}'):
+                with contextlib.suppress(OSError):  # systemd may be faster
+                    directory.rmdir()

@@ -2,20 +2,13 @@
 
 import dataclasses
 import gc
-import io
-import os
-import shutil
-import socket
-import subprocess
-import tarfile
 import threading
 import time
 import uuid
 
-import docker
 import pytest
 
-from tests.unit.agent.real_docker import IMAGE, URL, Host
+from tests.unit.agent.real_docker import IMAGE, Host, engine
 from zun_agent import errors, facts, runtime
 from zun_agent.images import archive
 from zun_agent.models import Status
@@ -24,33 +17,11 @@ from zun_virt.sandbox import State
 
 pytestmark = pytest.mark.docker
 
-APPLETS = ('sh', 'sleep', 'cat', 'echo', 'true', 'false', 'id', 'seq', 'kill', 'dd', 'touch', 'ps')
-
 
 @pytest.fixture(scope='module')
 def api():
-    busybox = shutil.which('busybox')
-    if busybox is None or not subprocess.run(['ldd', busybox], capture_output=True).returncode:
-        pytest.skip('there is no static busybox to make an image of')
-    # Asked with a socket of our own: the SDK leaves open the one on which it was refused, and
-    # whichever test runs when it is collected would fail for it.
-    with socket.socket(socket.AF_UNIX) as probe:
-        refused = probe.connect_ex(URL.removeprefix('unix://'))
-    if refused:
-        pytest.skip(f'there is no Docker Engine: {os.strerror(refused)}')
-    client = docker.APIClient(URL, version='auto', timeout=60)
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode='w') as target:
-        target.add(busybox, 'bin/busybox')
-        for applet in APPLETS:
-            link = tarfile.TarInfo(f'bin/{applet}')
-            link.type, link.linkname = tarfile.SYMTYPE, 'busybox'
-            target.addfile(link)
-    packed.seek(0)
-    client.import_image_from_data(packed.read(), repository=IMAGE, tag='latest')
-    yield client
-    client.remove_image(f'{IMAGE}:latest', force=True)
-    client.close()
+    with engine() as client:
+        yield client
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@
 UV_VERSION=0.13.8
 # What compiles uWSGI and makes the environment; the rest is installed beside that.
 BUILD_PACKAGES=(python3.11 python3-venv python3-dev gcc libc6-dev)
-PACKAGES=(mariadb-server rabbitmq-server memcached openvswitch-switch docker.io docker-registry
-    dnsmasq-base haproxy conntrack ipset iptables iproute2 ethtool iputils-arping iputils-ping
-    busybox-static catatonit curl ca-certificates qemu-utils sudo procps util-linux e2fsprogs
+PACKAGES=(mariadb-server rabbitmq-server memcached openvswitch-switch docker.io apparmor
+    docker-registry dnsmasq-base haproxy conntrack ipset iptables iproute2 ethtool iputils-arping
+    iputils-ping busybox-static catatonit curl ca-certificates qemu-utils sudo procps util-linux e2fsprogs
     xfsprogs)
 
 package_installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
