@@ -169,11 +169,19 @@ def test_deleting_a_stopped_and_a_paused_server(space: Workspace) -> None:
     space.delete_server(paused)
 
 
-def test_console_output(space: Workspace) -> None:
-    server = space.server()
-    space.running(sandbox=server, command=TALKS)
-    output = space.user.compute.get_server_console_output(server)['output']
-    assert isinstance(output, str)
+def test_console_output(space: Workspace, sandbox: str) -> None:
+    """What containers say, of each line who says it, in the order in which they said it."""
+    user, names = space.user, {word: space.name(word) for word in ('first', 'second')}
+    for word, name in names.items():
+        says = f'echo {word} out; echo {word} error >&2'
+        one = space.run(sandbox=sandbox, name=name, command=['sh', '-c', says])
+        user.wait(one, 'Stopped')
+    shown = user.cli('openstack', 'console', 'log', 'show', sandbox).splitlines()
+    said = [line for line in shown if line.startswith(tuple(names.values()))]
+    wanted = [[f'{names[word]}: {word} {stream}' for stream in ('out', 'error')] for word in names]
+    assert list(map(sorted, (said[:2], said[2:]))) == list(map(sorted, wanted)), shown
+    shown = user.cli('openstack', 'console', 'log', 'show', '--lines', '1', sandbox).split()
+    assert len(shown) == 3, shown
 
 
 REFUSED: dict[str, Callable[[Workspace, str], typing.Any]] = {
