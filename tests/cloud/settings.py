@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
 import subprocess
+from collections.abc import Iterator
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 ALLINONE = REPO / 'tools' / 'allinone'
@@ -72,3 +74,19 @@ def allinone(*arguments: str, timeout: float = 300) -> str:
     output = result.stdout + result.stderr
     assert result.returncode == 0, f'allinone {" ".join(arguments)} failed:\n{output}'
     return output
+
+
+@contextlib.contextmanager
+def compute_options(text: str) -> Iterator[None]:
+    """Have more lines in the configuration of nova-compute, which reads it when it starts.
+
+    :param text: sections and their options, of which the last of a name holds
+    """
+    conf = load()
+    path = pathlib.Path(conf['ETC'], f'nova-compute-{conf.host}', 'nova.conf')
+    before = path.read_text()
+    path.write_text(f'{before}\n{text}\n')
+    try:
+        yield
+    finally:
+        path.write_text(before)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import requests
 
-from tests.cloud import faults, host
+from tests.cloud import faults, host, settings
 from tests.cloud.cloud import User, Workspace, address, gateway, shown_addresses
 from tests.cloud.waiting import wait_until
 
@@ -267,3 +267,24 @@ def test_host_started_anew(space: Workspace, how: object) -> None:
     assert user.logs(job) == 'done\n'
     assert user.logs(halted).count('began') == 1
     assert user.compute.get_server(stopped).status == 'SHUTOFF'
+
+
+def test_host_started_anew_without_the_option(space: Workspace) -> None:
+    """Without ``resume_guests_state_on_host_boot`` what ran is shut off until it is started."""
+    user, server = space.user, space.server()
+    runs = space.running(sandbox=server, command=TALKS)
+    faults.kill('nova-compute')
+    faults.kill('zun-agent')
+    _lose_power([server])
+    faults.restart_agent()
+    with settings.compute_options('[DEFAULT]\nresume_guests_state_on_host_boot = false'):
+        faults.restart_compute(space.admin)
+    space.until_server(server, 'SHUTOFF', timeout=60)
+    user.wait(runs, 'Stopped', timeout=10)
+    assert {one.status for one in host.containers(server)} == {'exited'}
+    assert user.logs(runs).count('began') == 1
+    user.compute.start_server(server)
+    space.until_server(server, 'ACTIVE')
+    user.wait(runs, 'Running', timeout=20)
+    assert user.logs(runs).count('began') == 2
+    user.shell(runs, f'ping -c 2 {gateway(user)}')
