@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import random
 import re
 import time
@@ -13,8 +14,9 @@ import pytest
 import requests
 from keystoneauth1 import exceptions as keystone_errors
 
-from tests.cloud import faults, host, settings
-from tests.cloud.cloud import User, Workspace, gateway
+from tests.cloud import agreement, faults, host, settings
+from tests.cloud.cloud import User, Workspace, gateway, network_id
+from tests.cloud.storage import Storage
 from tests.cloud.waiting import wait_until
 from zun_virt import sandbox as contract
 
@@ -194,6 +196,49 @@ def test_compute_killed_while_it_deletes_and_stops(space: Workspace) -> None:
     user.compute.start_server(stopped)
     space.until_server(stopped, 'ACTIVE')
     user.wait(two, 'Running', timeout=20)
+
+
+def _attach(user: User, server: str, kind: str, body: dict[str, str]) -> None:
+    """Ask Nova for it, whose answer waits for nova-compute, and has no patience with that."""
+    names = {'volumeId': 'volume_attachments', 'net_id': 'interface'}
+    with contextlib.suppress(requests.Timeout):
+        requests.post(
+            f'{settings.load().endpoint("NOVA")}/v2.1/servers/{server}/os-{names[next(iter(body))]}',
+            json={kind: body},
+            headers={'X-Auth-Token': user.sdk.session.get_token()},
+            timeout=10,
+        )
+
+
+@pytest.mark.parametrize('kind', ['volumeAttachment', 'interfaceAttachment'])
+def test_compute_killed_while_it_attaches(space: Workspace, storage: Storage, kind: str) -> None:
+    """As soon as something of it is on the host; Nova may leave a volume ``attaching``."""
+    user, server = space.user, space.server()
+    one = space.running(sandbox=server, command=TALKS)
+    volume = storage.volume() if kind == 'volumeAttachment' else ''
+    body = {'volumeId': volume} if volume else {'net_id': network_id(user, 'private')}
+    devices = host.loop_devices if volume else host.links
+    before = devices()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(_attach, user, server, kind, body)
+        wait_until('it is at work', lambda: devices() - before, timeout=30, interval=0)
+        faults.kill('nova-compute')
+        faults.restart_compute(space.admin)
+        asked.result()
+    wait_until(
+        'Nova and the host agree',
+        lambda: agreement.of_server(user, server, runs=True) is None,
+        timeout=90,
+        interval=0.5,
+        explain=lambda: f'{agreement.of_server(user, server, runs=True)}',
+    )
+    assert user.logs(one).count('began') == 1
+    user.shell(one, f'ping -c 1 -W 5 {gateway(user)}')
+    space.delete_server(server)
+    space._servers.remove(server)
+    if volume:
+        storage.until(volume, 'available')
+    assert not devices() - before
 
 
 def test_compute_away_disturbs_nobody(space: Workspace) -> None:
