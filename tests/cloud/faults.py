@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 
 import requests
 
@@ -132,6 +134,26 @@ def restart_compute(admin: User) -> None:
         interval=0.5,
         explain=lambda: host.tail(log, 40),
     )
+
+
+@contextlib.contextmanager
+def compute_with(admin: User, options: str) -> Iterator[None]:
+    """Have nova-compute run with more options, as `settings.compute_options` takes them.
+
+    It is killed before each start, as its own end takes some eight seconds.
+    """
+
+    def end() -> None:
+        if runs('nova-compute'):
+            kill('nova-compute')
+
+    with contextlib.ExitStack() as undo:
+        undo.callback(restart_compute, admin)
+        undo.callback(end)
+        end()
+        undo.enter_context(settings.compute_options(options))
+        restart_compute(admin)
+        yield
 
 
 def _ask_docker(path: str) -> bytes:

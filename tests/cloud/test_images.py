@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import random
 import tarfile
+import typing
 from collections.abc import Iterator
 
 import docker.errors
 import pytest
 from zunclient.common.apiclient import exceptions as errors
 
-from tests.cloud import host
+from tests.cloud import faults, host, settings
 from tests.cloud.cloud import User, Workspace
+from tests.cloud.waiting import wait_until
 
 
 def _forget(name: str) -> None:
@@ -200,3 +202,49 @@ def test_server_of_an_image_that_is_no_sandbox_image(space: Workspace) -> None:
         space._servers.remove(server)
     finally:
         space.user.image.delete_image(image.id)
+
+
+@pytest.fixture
+def aggregate(space: Workspace) -> typing.Any:
+    """An aggregate of the first host alone."""
+    compute = space.admin.compute
+    made = compute.create_aggregate(name=space.name('aggregate'))
+    space.finally_do(compute.delete_aggregate, made.id)
+    compute.add_host_to_aggregate(made.id, settings.load().host)
+    space.finally_do(compute.remove_host_from_aggregate, made.id, settings.load().host)
+    return made
+
+
+@pytest.fixture
+def images_age_soon(admin: User) -> Iterator[None]:
+    """Have nova-compute look every second for images that were not in use for five."""
+    options = 'manager_interval = 1\nremove_unused_original_minimum_age_seconds = 5'
+    with faults.compute_with(admin, f'[image_cache]\n{options}'):
+        yield
+
+
+def test_an_image_is_cached_before_it_is_needed_and_goes_when_it_is_not(
+    space: Workspace,
+    sandbox: str,
+    archive: bytes,
+    aggregate: typing.Any,
+    images_age_soon: None,
+) -> None:
+    image = space.user.image.create_image(
+        name=space.name('cached'),
+        data=io.BytesIO(archive),
+        container_format='docker',
+        disk_format='raw',
+        visibility='private',
+        img_hv_type='docker',
+        **{'trait:CUSTOM_ZUN_SANDBOX': 'required'},
+    )
+    space.finally_do(space.user.image.delete_image, image.id)
+
+    def has(image_id: str) -> bool:
+        return any(image_id in tag for one in host.engine().images.list() for tag in one.tags)
+
+    space.admin.compute.aggregate_precache_images(aggregate, [image.id])
+    wait_until('cached', lambda: has(image.id), timeout=30)
+    wait_until('gone', lambda: not has(image.id), timeout=30)
+    assert has(space.user.compute.get_server(sandbox).image.id), 'one went that is in use'

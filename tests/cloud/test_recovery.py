@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import uuid
 from collections.abc import Iterator
@@ -12,13 +13,22 @@ import pytest
 from tests.cloud import faults, host, settings
 from tests.cloud.cloud import Workspace, gateway
 from tests.cloud.users import User
-from tests.cloud.waiting import wait_until
+from tests.cloud.waiting import stays, wait_until
 from zun_virt import sandbox as contract
 
 pytestmark = pytest.mark.faults
 
 TALKS = ['sh', '-c', 'trap "exit 0" TERM; echo began; sleep 3600 & wait']
 BACK = 30.0  # seconds within which a sandbox must run again
+DRY_RUN = """
+[DEFAULT]
+# nova shall not be quicker
+running_deleted_instance_action = noop
+[zun_virt]
+orphan_dry_run = true
+orphan_grace = 2
+recovery_interval = 2
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -108,9 +118,12 @@ def _until_it_reaches_the_gateway(space: Workspace, container: str) -> None:
 
 
 def test_orphans_are_removed(space: Workspace, admin: User) -> None:
-    """Of a server deleted while nova-compute was away, and of one cut off as it was made."""
+    """Of a server deleted while nova-compute was away, and of one cut off as it was made.
+
+    With ``orphan_dry_run`` they are only told of.
+    """
     server = space.server()
-    space.running(sandbox=server, command=TALKS)
+    one = space.running(sandbox=server, command=TALKS)
     cut_off = str(uuid.uuid4())
     record = host.sandboxes().read(server)
     assert record is not None
@@ -125,7 +138,18 @@ def test_orphans_are_removed(space: Workspace, admin: User) -> None:
     host.sandboxes().write(
         record.replace(instance_id=cut_off, state=contract.State.BUILDING, pause=None)
     )
-    faults.restart_compute(admin)
+    log = settings.load().log('nova-compute')
+    since = log.stat().st_size
+    said = re.compile(r'Sandbox (\S+) is an orphan \(.+\), and would be removed')
+    with faults.compute_with(admin, DRY_RUN):
+        wait_until(
+            'told of both',
+            lambda: set(said.findall(host.tail(log, 200, since))) == {server, cut_off},
+            timeout=30,
+            explain=lambda: host.tail(log, 40, since),
+        )
+        stays('both there', lambda: {server, cut_off} <= host.sandboxes().ids(), seconds=5)
+        assert host.container(one).status == host.pause(server).status == 'running'
     wait_until(
         'both gone',
         lambda: not host.sandboxes().ids() & {server, cut_off},

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
 import re
+import tempfile
+import typing
 from collections.abc import Iterator
 
 import pytest
@@ -54,18 +55,88 @@ def test_the_pause_process_has_the_lowest_score_that_there_can_be(space: Workspa
     assert int(pathlib.Path(f'/proc/{theirs}/oom_score_adj').read_text()) > ours
 
 
+OPTIONS = """
+[DEFAULT]
+reserved_host_memory_mb = 300
+reserved_host_disk_mb = 2048
+cpu_allocation_ratio = 3.0
+ram_allocation_ratio = 1.25
+disk_allocation_ratio = 1.5
+[compute]
+cpu_shared_set = 0
+cpu_dedicated_set = 1
+provider_config_location = {}
+"""
+PROVIDER = """
+meta: {schema_version: '1.0'}
+providers:
+- identification: {uuid: $COMPUTE_NODE}
+  inventories: {additional: [CUSTOM_LICENSE: {total: 7}]}
+  traits: {additional: [CUSTOM_GOLD]}
+"""
+
+
+class Provider:
+    """The host in Placement."""
+
+    def __init__(self, admin: User) -> None:
+        self._api = admin.sdk.placement
+        found = self._api.find_resource_provider(settings.load().host, ignore_missing=False)
+        self._url = f'/resource_providers/{found.id}'
+
+    def get(self, what: str) -> typing.Any:
+        """Return its inventories or traits."""
+        return self._api.get(f'{self._url}/{what}', microversion='1.39').json()[what]
+
+    def put(self, what: str, value: typing.Any) -> None:
+        generation = self._api.get(self._url).json()['generation']
+        body = {'resource_provider_generation': generation, what: value}
+        answer = self._api.put(f'{self._url}/{what}', json=body, microversion='1.39')
+        assert answer.status_code == 200, answer.text
+
+    def forget(self, *paths: str) -> None:
+        """Delete what is no provider's."""
+        for path in paths:
+            answer = self._api.delete(path, microversion='1.39')
+            assert answer.status_code == 204, answer.text
+
+
 @pytest.fixture(scope='module')
-def dedicated(admin: User) -> Iterator[None]:
+def shaped(admin: User) -> Iterator[Provider]:
     """The host, with one core that sandboxes share and one that a sandbox can have."""
-    conf = settings.load()
-    path = pathlib.Path(conf['ETC'], f'nova-compute-{conf.host}', 'nova.conf')
-    before = path.read_text()
-    with contextlib.ExitStack() as undo:
-        undo.callback(faults.restart_compute, admin)
-        undo.callback(path.write_text, before)
-        path.write_text(f'{before}\n[compute]\ncpu_shared_set = 0\ncpu_dedicated_set = 1\n')
-        faults.restart_compute(admin)
-        yield
+    provider = Provider(admin)
+    before = {what: provider.get(what) for what in ('inventories', 'traits')}
+    with tempfile.TemporaryDirectory() as directory:
+        path = pathlib.Path(directory)
+        path.chmod(0o755)
+        (path / 'provider.yaml').write_text(PROVIDER)
+        with faults.compute_with(admin, OPTIONS.format(path)):
+            wait_until('told', lambda: 'PCPU' in provider.get('inventories'), timeout=30)
+            yield provider
+            # Ratios that its options do not say it takes from Placement when it starts.
+            faults.kill('nova-compute')
+            for what, value in before.items():
+                provider.put(what, value)
+    provider.forget('/traits/CUSTOM_GOLD', '/resource_classes/CUSTOM_LICENSE')
+
+
+def test_placement_has_what_the_options_say(shaped: Provider) -> None:
+    def told() -> dict[str, tuple[int, float]]:
+        found = shaped.get('inventories')
+        return {name: (one['reserved'], one['allocation_ratio']) for name, one in found.items()}
+
+    wanted = {
+        'VCPU': (0, 3.0),
+        'PCPU': (0, 1.0),
+        'MEMORY_MB': (300, 1.25),
+        'DISK_GB': (2, 1.5),
+        'CUSTOM_LICENSE': (0, 1.0),
+    }
+    wait_until('told', lambda: told() == wanted, timeout=30, explain=lambda: str(told()))
+    totals = {name: one['total'] for name, one in shaped.get('inventories').items()}
+    assert (totals['VCPU'], totals['PCPU'], totals['CUSTOM_LICENSE']) == (1, 1, 7)
+    assert totals['MEMORY_MB'] == host.engine().info()['MemTotal'] >> 20
+    assert {'CUSTOM_GOLD', 'CUSTOM_ZUN_SANDBOX'} <= set(shaped.get('traits'))
 
 
 @pytest.fixture
@@ -86,21 +157,8 @@ def _cores_of(container_id: str) -> str:
     return found[1]
 
 
-@pytest.mark.usefixtures('dedicated')
-def test_a_core_of_ones_own(admin: User, space: Workspace, own_core: str) -> None:
-    def inventory() -> dict[str, int]:
-        rows = host.query(
-            'select c.name, i.total from placement.inventories i join'
-            ' placement.resource_classes c on c.id = i.resource_class_id join'
-            ' placement.resource_providers p on p.id = i.resource_provider_id where p.name = %s',
-            settings.load().host,
-        )
-        return {str(name): int(total) for name, total in rows}
-
-    wait_until(
-        'inventory', lambda: 'PCPU' in inventory(), timeout=30, explain=lambda: str(inventory())
-    )
-    assert (inventory()['VCPU'], inventory()['PCPU']) == (1, 1)
+@pytest.mark.usefixtures('shaped')
+def test_a_core_of_ones_own(space: Workspace, own_core: str) -> None:
     own, common = space.server(flavor=own_core), space.server()
     mine = space.running(sandbox=own, command=HUNGRY)
     others = [space.running(sandbox=common, command=HUNGRY) for _ in range(2)]
