@@ -142,20 +142,21 @@ def remove_group(path: str) -> None:
 def _group_file(sandbox_id: str, controller: str, name: str) -> pathlib.Path | None:
     digits = sandbox_id.replace('-', '')
     for path in control_groups():
-        if digits in path and (f'/{controller}' in path or not _version_1()):
+        if digits in path and (f'/{controller}' in path or not version_1()):
             file = pathlib.Path(path) / name
             if file.exists():
                 return file
     return None
 
 
-def _version_1() -> bool:
+def version_1() -> bool:
+    """Whether control groups are of the kernel's older kind."""
     return not (CONTROL_GROUPS / 'cgroup.controllers').exists()
 
 
 def cpu_seconds(sandbox_id: str) -> float:
     """Return the time that all processes of a sandbox have had on processors, in seconds."""
-    if _version_1():
+    if version_1():
         file = _group_file(sandbox_id, 'cpuacct', 'cpuacct.usage')
         assert file, f'sandbox {sandbox_id} has no cpuacct group'
         return int(file.read_text()) / 1e9
@@ -172,19 +173,27 @@ def cores_used(sandbox_id: str, seconds: float) -> float:
     return (cpu_seconds(sandbox_id) - before) / (time.monotonic() - begin)
 
 
-def limit(sandbox_id: str, resource: typing.Literal['memory', 'pids']) -> int:
-    """Return a limit of the sandbox's control group, in bytes or tasks."""
-    name = {'memory': 'memory.limit_in_bytes', 'pids': 'pids.max'}[resource]
-    if not _version_1():
-        name = f'{resource}.max'
-    file = _group_file(sandbox_id, resource, name)
+_LIMITS = {
+    'memory': ('memory', 'memory.limit_in_bytes', 'memory.max'),
+    # of version 1 memory and swap together, of version 2 swap alone
+    'swap': ('memory', 'memory.memsw.limit_in_bytes', 'memory.swap.max'),
+    'pids': ('pids', 'pids.max', 'pids.max'),
+    'weight': ('cpu', 'cpu.shares', 'cpu.weight'),
+}
+
+
+def limit(sandbox_id: str, resource: typing.Literal['memory', 'swap', 'pids', 'weight']) -> int:
+    """Return a limit of the sandbox's control group, in bytes or tasks, or its weight."""
+    controller, *names = _LIMITS[resource]
+    name = names[0] if version_1() else names[1]
+    file = _group_file(sandbox_id, controller, name)
     assert file, f'sandbox {sandbox_id} has no {name}'
     return int(file.read_text())
 
 
 def memory_used(sandbox_id: str) -> int:
     """Return what all processes of a sandbox use together, in bytes."""
-    name = 'memory.usage_in_bytes' if _version_1() else 'memory.current'
+    name = 'memory.usage_in_bytes' if version_1() else 'memory.current'
     file = _group_file(sandbox_id, 'memory', name)
     assert file, f'sandbox {sandbox_id} has no {name}'
     return int(file.read_text())

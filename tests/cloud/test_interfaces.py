@@ -97,6 +97,31 @@ def test_while_the_server_is_stopped(space: Workspace) -> None:
     wait_until('told', lambda: _told(user, one) == first, timeout=30)
 
 
+def test_while_the_server_is_paused(space: Workspace) -> None:
+    user, server = space.user, space.server()
+    one = space.running(sandbox=server)
+    first = _addresses(user, one)
+    side = space.new_network('10.48.0.0/24', gateway_ip=None)
+    user.compute.pause_server(server)
+    space.until_server(server, 'PAUSED')
+    made = user.compute.create_server_interface(server, net_id=side)
+    given = {one['ip_address'] for one in made.fixed_ips}
+    wait_until('told', lambda: _told(user, one) == first['eth0'] | given, timeout=10)
+    assert {found.status for found in host.containers(server)} == {'paused'}
+    user.compute.unpause_server(server)
+    space.until_server(server, 'ACTIVE')
+    user.wait(one, 'Running')
+    assert _addresses(user, one) == {**first, 'eth1': given}
+    user.compute.pause_server(server)
+    space.until_server(server, 'PAUSED')
+    user.compute.delete_server_interface(made.port_id, server=server)
+    wait_until('told', lambda: _told(user, one) == first['eth0'], timeout=30)
+    user.compute.unpause_server(server)
+    space.until_server(server, 'ACTIVE')
+    user.wait(one, 'Running')
+    assert _addresses(user, one) == first
+
+
 def test_every_way_to_an_address(space: Workspace) -> None:
     """IPv4, and IPv6 by router advertisement and by DHCPv6: Neutron's data say which."""
     user = space.user

@@ -23,7 +23,7 @@ HOLDS_70_MIB = [
 
 @pytest.fixture(scope='module')
 def narrow(admin: User, shared: Workspace) -> str:
-    """A flavor of a fifth of a core and 60 processes: its name."""
+    """A flavor of a fifth of a core, of less weight, and of 60 processes: its name."""
     flavor = admin.compute.create_flavor(
         name=shared.name('sandbox.narrow'), vcpus=1, ram=128, disk=1
     )
@@ -34,6 +34,7 @@ def narrow(admin: User, shared: Workspace) -> str:
             'trait:CUSTOM_ZUN_SANDBOX': 'required',
             'quota:cpu_quota': '20000',
             'quota:cpu_period': '100000',
+            'quota:cpu_shares': '300',
             'zun:pids_limit': '60',
         },
     )
@@ -57,6 +58,18 @@ def test_processors_of_a_fifth_of_a_core(space: Workspace, narrow: str) -> None:
     for one in hungry:
         space.user.wait(one, 'Paused', timeout=30)
     assert host.cores_used(server, 1) < 0.05
+
+
+def test_weight_and_swap(space: Workspace, sandbox: str, narrow: str) -> None:
+    """By the flavor, or one core's weight; there is no swap beyond the memory."""
+    weights = {sandbox: 1024, space.server(flavor=narrow): 300}
+    for server, shares in weights.items():
+        if host.version_1():
+            assert host.limit(server, 'weight') == shares
+            assert host.limit(server, 'swap') == host.limit(server, 'memory') == 128 * MIB
+        else:  # as runc counts them
+            assert host.limit(server, 'weight') == 1 + (shares - 2) * 9999 // 262142
+            assert host.limit(server, 'swap') == 0
 
 
 def test_own_limit_within_the_sandboxs(space: Workspace, sandbox: str) -> None:

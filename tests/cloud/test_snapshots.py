@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.cloud import host
+import openstack
+import pytest
+
+from tests.cloud import faults, host
 from tests.cloud.cloud import User, Workspace
 from tests.cloud.waiting import stays, wait_until
 
@@ -46,6 +49,23 @@ def test_shelved_and_back(space: Workspace) -> None:
     assert left == set()
 
 
+def test_shelved_where_it_is(space: Workspace, admin: User) -> None:
+    """Where the operator has shelved servers keep their place, their containers stay, too."""
+    user, server = space.user, space.server()
+    one = space.running(sandbox=server, command=WRITES)
+    wrote, container = _kept(user, one), host.container(one).id
+    with faults.compute_with(admin, '[DEFAULT]\nshelved_offload_time = -1'):
+        user.compute.shelve_server(server)
+        space.until_server(server, 'SHELVED')
+        user.wait(one, 'Stopped', timeout=10)
+        assert {found.status for found in host.containers(server)} == {'exited'}
+        user.compute.unshelve_server(server)
+        space.until_server(server, 'ACTIVE')
+    user.wait(one, 'Running', timeout=30)
+    assert host.container(one).id == container
+    assert _kept(user, one) == wrote
+
+
 def test_a_snapshot_brings_back_what_was_written(space: Workspace) -> None:
     user, server = space.user, space.server()
     one = space.running(sandbox=server, command=WRITES)
@@ -81,6 +101,8 @@ def test_soft_lock_and_rename(space: Workspace) -> None:
     one = space.running(sandbox=server)
     started = host.container(one).attrs['State']['StartedAt']
     user.compute.lock_server(server)
+    with pytest.raises(openstack.exceptions.ConflictException, match='locked'):
+        user.compute.stop_server(server)
     user.compute.update_server(server, name=name)
     user.compute.unlock_server(server)
     assert user.compute.get_server(server).name == name

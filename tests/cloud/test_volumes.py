@@ -51,6 +51,7 @@ def test_a_volume_comes_and_goes_while_containers_run(space: Workspace, storage:
 
     other = space.server()
     storage.attach(other, volume, device='/dev/vdq')
+    assert storage.devices(other) == {volume: '/dev/vdq'}
     reader = space.running(sandbox=other)
     assert user.shell(reader, f'cat {path(volume)}/file') == 'precious\n'
 
