@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 import subprocess
 import typing
@@ -112,3 +113,9 @@ def file_system(file: pathlib.Path, directory: pathlib.Path, size: int | None = 
     """
     command = ['mkfs.ext4', '-q', '-F', '-d', directory, file, *([f'{size}M'] if size else [])]
     subprocess.run(command, check=True, timeout=60, env={'PATH': '/usr/sbin:/sbin:/usr/bin:/bin'})
+
+
+def digest(file: pathlib.Path) -> str:
+    """Return what tells whether anything in a file has changed."""
+    with file.open('rb') as stream:
+        return hashlib.file_digest(stream, 'sha256').hexdigest()

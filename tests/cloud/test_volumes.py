@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import pathlib
 
-import openstack
 import pytest
 
 from tests.cloud import host
-from tests.cloud.cloud import Workspace, network_id
-from tests.cloud.storage import Storage, disk, file_system, path, root
+from tests.cloud.cloud import Workspace
+from tests.cloud.storage import Storage, digest, disk, file_system, path, root
 from tests.cloud.waiting import stays, wait_until
 
 GIB = 1 << 30
@@ -178,74 +176,6 @@ def test_volumes_at_boot(space: Workspace, storage: Storage) -> None:
         storage.until(volume, 'gone')
 
 
-def test_boot_from_volume_is_refused(space: Workspace, storage: Storage) -> None:
-    image = space.user.image.find_image('kubernetes/pause', ignore_missing=False)
-    boot = disk('image', image.id, volume_size=1, delete_on_termination=True) | {'boot_index': 0}
-    server = space.user.compute.create_server(
-        name=space.name('box'),
-        flavor_id=space.user.compute.find_flavor('sandbox.tiny').id,
-        networks=[{'uuid': network_id(space.user, 'private')}],
-        block_device_mapping=[boot],
-    )
-    space.adopt_server(server.id)
-    space.until_server(server.id, 'ERROR')
-    fault = space.user.compute.get_server(server.id).fault
-    assert 'cannot boot from a volume' in str(fault), fault
-    assert list(storage.api.volumes()) == []
-
-
-def test_a_volume_with_something_else_on_it_is_left_alone(
-    space: Workspace, storage: Storage
-) -> None:
-    server, volume = space.server(), storage.volume()
-    file = storage.file(volume)
-    with file.open('r+b') as stream:
-        stream.seek(5 << 20)
-        stream.write(b'a database that knows no file system')
-    before = _digest(file)
-    storage.user.compute.create_volume_attachment(server, volume_id=volume)
-    wait_until(
-        'the reason',
-        lambda: 'neither ext4 nor xfs' in storage.reason(server, 'attach_volume'),
-        timeout=30,
-        explain=lambda: storage.reason(server, 'attach_volume'),
-    )
-    storage.until(volume, 'available')
-    assert storage.devices(server) == {}
-    assert _digest(file) == before
-    assert space.user.compute.get_server(server).status == 'ACTIVE'
-
-
-def _digest(file: pathlib.Path) -> str:
-    with file.open('rb') as stream:
-        return hashlib.file_digest(stream, 'sha256').hexdigest()
-
-
-def test_multiattach_is_refused(space: Workspace, storage: Storage) -> None:
-    kinds = space.admin.sdk.block_storage
-    kind = kinds.create_type(
-        name=space.name('kind'), extra_specs={'multiattach': '<is> True'}, is_public=True
-    )
-    space.finally_do(kinds.delete_type, kind.id)
-    server, volume = space.server(), storage.volume(volume_type=kind.name)
-    said = []
-    # By the API's version Nova says so at once, or in the server's events.
-    try:
-        storage.user.compute.create_volume_attachment(server, volume_id=volume)
-    except openstack.exceptions.HttpException as error:
-        said.append(str(error))
-    wait_until(
-        'the reason',
-        lambda: 'multiattach' in ' '.join([*said, storage.reason(server, 'attach_volume')]),
-        timeout=30,
-        explain=lambda: f'{said} {storage.reason(server, "attach_volume")}',
-    )
-    stays('not attached', lambda: storage.status(volume) != 'in-use', seconds=2)
-    storage.until(volume, 'available')
-    assert storage.devices(server) == {}
-    assert host.loop_devices() == set()
-
-
 def test_a_volume_grows_while_it_is_in_use(space: Workspace, storage: Storage) -> None:
     user, server, volume = space.user, space.server(), storage.volume(metadata=XFS)
     storage.attach(server, volume)
@@ -278,7 +208,7 @@ def written(tmp_path: pathlib.Path) -> pathlib.Path:
 def test_a_read_only_volume(space: Workspace, storage: Storage, written: pathlib.Path) -> None:
     user, server, volume = space.user, space.server(), storage.volume()
     file_system(storage.file(volume), written)
-    before = _digest(storage.file(volume))
+    before = digest(storage.file(volume))
     storage.api.set_volume_readonly(volume)
     storage.attach(server, volume)
     one = space.running(sandbox=server)
@@ -298,7 +228,7 @@ def test_a_read_only_volume(space: Workspace, storage: Storage, written: pathlib
     user.wait(one, 'Running')
     assert 'ro' in user.shell(one, f'grep {volume} /proc/mounts').split()[3].split(',')
     storage.detach(server, volume)
-    assert _digest(storage.file(volume)) == before
+    assert digest(storage.file(volume)) == before
 
 
 def test_a_volume_of_an_image_is_never_formatted(
