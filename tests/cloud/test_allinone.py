@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import subprocess
 
 import pytest
 
-from tests.cloud import faults, host, settings
+from tests.cloud import faults, host, hosts, settings
 from tests.cloud.cloud import Workspace, gateway, shown_addresses
 
 
@@ -59,6 +60,17 @@ def test_the_status_of_every_service() -> None:
     assert int(agent['PID']) == faults.main_process('zun-agent')
     assert agent['PORT'] == settings.load()['AGENT_PORT']
     assert os.path.exists(agent['LOG'])
+
+
+def test_what_makes_sandboxes_and_containers_is_no_root() -> None:
+    """Nor has it any of root's capabilities; what needs them is in processes of its own."""
+    for service in ('nova-compute', 'zun-agent'):
+        for suffix in ('', '-2') if hosts.there_are_two() else ('',):
+            path = f'/proc/{faults.main_process(service + suffix)}/status'
+            told = dict(line.split(':', 1) for line in pathlib.Path(path).read_text().splitlines())
+            assert '0' not in {*told['Uid'].split(), *told['Gid'].split(), *told['Groups'].split()}
+            held = {name: told[f'Cap{name}'].strip() for name in ('Inh', 'Prm', 'Eff', 'Amb')}
+            assert set(held.values()) == {'0' * 16}, f'{service}{suffix} holds {held}'
 
 
 def test_a_dead_service_is_shown_and_started_again() -> None:

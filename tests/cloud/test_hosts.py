@@ -7,7 +7,7 @@ import requests
 
 from tests.cloud import hosts, settings
 from tests.cloud.cloud import User, Workspace, address, gateway
-from tests.cloud.waiting import wait_until
+from tests.cloud.waiting import stays, wait_until
 from zun_virt import sandbox as contract
 
 pytestmark = pytest.mark.two_hosts
@@ -108,6 +108,64 @@ def test_metadata_there(space: Workspace, there: str) -> None:
         one, 'wget -q -O - http://169.254.169.254/openstack/latest/meta_data.json'
     )
     assert there in said
+
+
+def _of(container_id: str, sandbox: str) -> hosts.Container:
+    """Return a container of a sandbox of the second host."""
+    labels = {found.labels.get(contract.LABEL_CONTAINER): found for found in _containers(sandbox)}
+    return labels[container_id]
+
+
+def _containers(sandbox: str) -> list[hosts.Container]:
+    return SECOND.containers(sandbox, contract.ROLE_CONTAINER)
+
+
+def test_what_its_newer_engine_is_asked_for(space: Workspace, there: str) -> None:
+    user = space.user
+    says = ['sh', '-c', 'echo out; echo error >&2; while sleep 0.1; do echo tick; done']
+    one = space.running(sandbox=there, command=says, memory='32')
+    wait_until('it speaks', lambda: 'tick' in user.logs(one), timeout=10)
+    assert user.logs(one, stderr=False).startswith('out\ntick\n')
+    assert user.logs(one, stdout=False) == 'error\n'
+    assert user.execute(one, 'echo word; exit 3') == ('word\n', 3)
+    titles, rows = (user.containers.top(one)[key] for key in ('Titles', 'Processes'))
+    assert any(row[titles.index('CMD')].startswith('sh -c echo out') for row in rows)
+    stats = user.containers.stats(one)
+    assert stats['MEM LIMIT(MiB)'] == pytest.approx(32, abs=0.1)
+    assert 0 < stats['MEM USAGE(MiB)'] < 32
+    user.containers.update(one, memory='48')
+
+    def memory() -> int:
+        return int(_of(one, there).attrs['HostConfig']['Memory'])
+
+    wait_until('another limit', lambda: memory() == 48 << 20, timeout=10)
+    user.containers.pause(one)
+    user.wait(one, 'Paused')
+    assert _of(one, there).status == 'paused'
+    lines = user.logs(one)
+    stays('frozen', lambda: user.logs(one) == lines, seconds=0.6)
+    user.containers.unpause(one)
+    user.wait(one, 'Running')
+    wait_until('it goes on', lambda: user.logs(one) != lines, timeout=5)
+
+
+def test_a_snapshot_there_brings_back_what_was_written(space: Workspace) -> None:
+    user, server = space.user, space.server(host=SECOND.name)
+    one = space.running(sandbox=server)
+    user.shell(one, 'echo written > /kept')
+    image = user.compute.create_server_image(server, space.name('snapshot'), wait=True, timeout=90)
+    space.finally_do(user.image.delete_image, image.id)
+    user.shell(one, 'echo later > /kept')
+    before = _of(one, server).id
+    user.compute.rebuild_server(server, image=image.id)
+    wait_until(
+        'another container',
+        lambda: before not in {found.id for found in _containers(server)} and _containers(server),
+        timeout=60,
+    )
+    space.until_server(server, 'ACTIVE')
+    user.wait(one, 'Running', timeout=30)
+    assert user.shell(one, 'cat /kept') == 'written\n'
 
 
 def test_its_reboot(space: Workspace, there: str) -> None:
