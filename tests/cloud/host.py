@@ -202,7 +202,8 @@ def memory_used(sandbox_id: str) -> int:
 def links() -> set[str]:
     """Return the devices in the host's network namespace that ports may have made."""
     found = json.loads(command('ip', '-json', 'link', 'show'))
-    return {link['ifname'] for link in found if link['ifname'].startswith(('tap', 'qvo', 'veth'))}
+    kinds = ('tap', 'qbr', 'qvb', 'qvo', 'veth')
+    return {link['ifname'] for link in found if link['ifname'].startswith(kinds)}
 
 
 def switch_ports() -> set[str]:
