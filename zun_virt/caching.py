@@ -13,7 +13,7 @@ from nova import objects
 from nova.image import glance
 from oslo_log import log as logging
 
-from zun_virt import host, image, servers
+from zun_virt import host, image, sandbox, servers
 from zun_virt.errors import in_novas_words
 from zun_virt.host import Conflict, HostError, NotFound, translated
 
@@ -56,7 +56,7 @@ class Shelf:
 
     def _tags(self) -> list[str]:
         with translated('Listing images'):
-            found = self._client.images(filters={'reference': f'{image.REPOSITORY}:*'})
+            found = self._client.images(filters={'reference': f'{sandbox.SANDBOX_IMAGES}:*'})
         return [tag for entry in found for tag in entry['RepoTags'] or ()]
 
     def _remove(self, tag: str, mark: pathlib.Path) -> None:

@@ -11,13 +11,10 @@ import typing
 from nova import exception
 from oslo_log import log as logging
 
-from zun_virt import archive, host, snapshot
+from zun_virt import archive, host, sandbox, snapshot
 from zun_virt.steps import Steps
 
 LOG = logging.getLogger(__name__)
-
-REPOSITORY = 'zun-sandbox-image'
-"""Repository, known to this machine alone, that holds the images taken from Glance."""
 
 _UNKNOWN = 'unknown'
 _SNAPSHOT_OF = 'zun_snapshot_of'
@@ -92,7 +89,7 @@ class Images:
         tag = image_tag(image_meta)
         if tag.endswith(_UNKNOWN):
             # Of a server that exists, nova does not keep the checksum of its image.
-            found = self._docker.image_like(f'{REPOSITORY}:{image_meta.id}-*')
+            found = self._docker.image_like(f'{sandbox.SANDBOX_IMAGES}:{image_meta.id}-*')
             if found:
                 return found
         return self._once(tag, lambda: self._fetch(context, image_meta, trusted_certs, tag))
@@ -191,4 +188,4 @@ def check(image_meta: typing.Any) -> None:
 def image_tag(image_meta: typing.Any) -> str:
     """Return the name in Docker for an image of Glance: its id, and that of its content."""
     content = image_meta.checksum if image_meta.obj_attr_is_set('checksum') else None
-    return f'{REPOSITORY}:{image_meta.id}-{content or _UNKNOWN}'
+    return f'{sandbox.SANDBOX_IMAGES}:{image_meta.id}-{content or _UNKNOWN}'

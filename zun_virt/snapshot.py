@@ -17,12 +17,11 @@ import typing
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 
+from zun_virt.sandbox import SNAPSHOT_IMAGES
+
 CONTENTS = 'zun-snapshot.json'
 LABEL = 'org.openstack.zun.snapshot'
 """Label of a sandbox image that came from a snapshot, written by us: its containers' images."""
-
-REPOSITORY = 'zun-snapshot-image'
-"""Repository, known to this machine alone, of the images of containers in snapshots."""
 
 _VERSION = 1
 _MAX_CONTAINERS = 1000
@@ -84,7 +83,7 @@ def container_tag(tag: str, container_id: str) -> str:
 
     :param tag: the name of the sandbox's image from it
     """
-    return f'{REPOSITORY}:{tag.partition(":")[2]}-{container_id}'
+    return f'{SNAPSHOT_IMAGES}:{tag.partition(":")[2]}-{container_id}'
 
 
 def described(

@@ -9,7 +9,7 @@ from nova import exception
 from nova.compute import task_states
 from oslo_log import log as logging
 
-from zun_virt import copies, host, snapshot
+from zun_virt import copies, host, sandbox, snapshot
 from zun_virt.building import Building
 from zun_virt.errors import in_novas_words
 from zun_virt.steps import Steps
@@ -29,7 +29,7 @@ class Snapshots(Building):
         :raises nova.exception.InstanceNotRunning: there is no such sandbox
         """
         steps = Steps()
-        repository = f'{snapshot.REPOSITORY}:{image_id}'
+        repository = f'{sandbox.SNAPSHOT_IMAGES}:{image_id}'
         with contextlib.ExitStack() as undo:
             update_task_state(task_state=task_states.IMAGE_PENDING_UPLOAD)
             with self._sandboxes.lock(instance.uuid):

@@ -2,7 +2,7 @@
 
 from tests.nova import base
 from tests.unit.virt import archives
-from zun_virt import image, sandbox
+from zun_virt import sandbox
 
 
 class GlanceTestCase(base.CloudTestCase):
@@ -25,7 +25,7 @@ class GlanceTestCase(base.CloudTestCase):
         second = self.create(name='second', imageRef=glance_image)
 
         (tag,) = set(self.box.docker.images_) - before
-        self.assertTrue(tag.startswith(f'{image.REPOSITORY}:{glance_image}'), tag)
+        self.assertTrue(tag.startswith(f'{sandbox.SANDBOX_IMAGES}:{glance_image}'), tag)
         self.assertEqual(1, len(self.box.history('load')))
         for server in (first, second):
             self.assertEqual(sandbox.State.READY, self.record(server).state)

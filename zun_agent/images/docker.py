@@ -6,6 +6,7 @@ import re
 import typing
 
 from zun_agent import errors
+from zun_virt import sandbox as contract
 
 if typing.TYPE_CHECKING:
     from zun_agent.openstack import OpenStack
@@ -14,7 +15,9 @@ if typing.TYPE_CHECKING:
 RESERVED = 'zun.invalid'
 """Domain of what the agent itself names; no registry can have it."""
 
-OF_THE_DRIVER = ('docker.io/library/zun-sandbox-image', 'docker.io/library/zun-snapshot-image')
+OF_THE_DRIVER = tuple(
+    f'docker.io/library/{name}' for name in (contract.SANDBOX_IMAGES, contract.SNAPSHOT_IMAGES)
+)
 """Under which the driver keeps images on this host: of other projects' private ones, too."""
 
 _COMPONENT = r'[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*'

@@ -79,6 +79,12 @@ ROLE_CONTAINER = 'container'
 SANDBOX_NAME_PREFIX = 'zun-sandbox-'
 CONTAINER_NAME_PREFIX = 'zun-'
 
+SANDBOX_IMAGES = 'zun-sandbox-image'
+"""Repository, known to this machine alone, that holds the images taken from Glance."""
+
+SNAPSHOT_IMAGES = 'zun-snapshot-image'
+"""The same for the images of containers in snapshots."""
+
 FILE_TARGETS = {
     'hosts': '/etc/hosts',
     'resolv.conf': '/etc/resolv.conf',

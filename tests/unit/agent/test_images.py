@@ -13,7 +13,6 @@ from zun_agent import errors
 from zun_agent.images import Images, archive
 from zun_agent.images.docker import DockerImages, parse
 from zun_agent.images.glance import GlanceImages
-from zun_virt import image, snapshot
 
 DIGEST = 'sha256:' + 'a' * 64
 LIMIT = 1 << 20
@@ -49,8 +48,8 @@ def test_names(name, expected):
     'name',
     ['', 'Alpine', 'a b', 'x:', 'x@', 'x@sha256:1', '-x', 'x:-', '/x', 'x/', 'a//b', '../x',
      'zun.invalid/x', 'ZUN.invalid/x:glance', 'x:' + 'y' * 129, 'x\n',
-     f'{image.REPOSITORY}:x-y', f'docker.io/{image.REPOSITORY}:x', f'{image.REPOSITORY}@{DIGEST}',
-     f'index.docker.io/library/{snapshot.REPOSITORY}:x-y', f'{snapshot.REPOSITORY}'],
+     'zun-sandbox-image:x-y', 'docker.io/zun-sandbox-image:x', f'zun-sandbox-image@{DIGEST}',
+     'index.docker.io/library/zun-snapshot-image:x-y', 'zun-snapshot-image'],
 )  # fmt: skip
 def test_names_of_nothing(name):
     with pytest.raises(errors.Invalid):

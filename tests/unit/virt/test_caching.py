@@ -7,14 +7,14 @@ from nova import conf, exception
 
 from tests.unit.virt import fake_docker
 from tests.unit.virt.conftest import make_image, make_instance
-from zun_virt import image
+from zun_virt import sandbox
 
 CONF = conf.CONF
 DAY = 24 * 3600
 
 
 def tags(machine):
-    return [name for name in machine.docker.images_ if name.startswith(image.REPOSITORY)]
+    return [name for name in machine.docker.images_ if name.startswith(sandbox.SANDBOX_IMAGES)]
 
 
 @pytest.fixture
