@@ -6,6 +6,7 @@ on a machine with cgroup v2 and systemd the same tests show those.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -103,22 +104,21 @@ def api() -> Iterator[object]:
 
 @pytest.fixture
 def machine(api: object, tmp_path: pathlib.Path) -> Iterator[Machine]:
-    for context in (privsep.network, privsep.mounts):
-        context.set_client_mode(False)
-    made = Machine(api, tmp_path)
-    places = str(made.sandboxes.store.volumes_root)
-    subprocess.run(['mount', '--bind', places, places], check=True)
-    subprocess.run(['mount', '--make-shared', places], check=True)
-    try:
-        yield made
-    finally:
-        made.sandboxes.remove(made.id, 0, lambda: None)
-        subprocess.run(['umount', places], check=True)
-        made.docker.close()
+    with contextlib.ExitStack() as undo:
         for context in (privsep.network, privsep.mounts):
-            context.set_client_mode(True)
-    assert not made.docker.containers(made.id)
-    assert not made.groups()
+            context.set_client_mode(False)
+            undo.callback(context.set_client_mode, True)
+        made = Machine(api, tmp_path)
+        undo.callback(made.docker.close)
+        places = str(made.sandboxes.store.volumes_root)
+        subprocess.run(['mount', '--bind', places, places], check=True)
+        undo.callback(subprocess.run, ['umount', places], check=True)
+        subprocess.run(['mount', '--make-shared', places], check=True)
+        undo.callback(made.sandboxes.remove, made.id, 0, lambda: None)
+        yield made
+        made.sandboxes.remove(made.id, 0, lambda: None)
+        assert not made.docker.containers(made.id)
+        assert not made.groups()
 
 
 def test_limits_hold_for_the_sum(machine: Machine) -> None:
