@@ -190,7 +190,7 @@ class CompletenessTestCase(test.NoDBTestCase):
         self.assertEqual(CASES, found)
         self.assertEqual(set(), NOT_APPLYING.keys() - set(CASES))
         self.assertEqual(set(), REFUSED_WITH.keys() - NOT_APPLYING.keys())
-        self.assertEqual(23, len(NOT_APPLYING))
+        self.assertEqual(22, len(NOT_APPLYING))
 
     def test_nova_loads_the_driver_from_the_module_that_is_installed_for_it(self):
         # In a wheel it is there; from the source tree nothing is below nova/virt.
