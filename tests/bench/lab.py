@@ -23,7 +23,7 @@ POLL = 0.005
 
 FLAVOR, IMAGE = cloud.SMALL, cloud.SANDBOX_IMAGE
 
-_QUOTA = {'instances': 100, 'cores': 200, 'ram': -1}
+_QUOTA = {'instances': 300, 'cores': 600, 'ram': -1}
 
 Result = typing.TypeVar('Result')
 
