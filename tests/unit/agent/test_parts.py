@@ -93,6 +93,15 @@ class TestLocks:
         sandboxes.prepare()
         return sandboxes
 
+    def test_nothing_is_left_of_that_of_a_sandbox_that_went(self, sandboxes, tmp_path):
+        keys = [str(uuid.uuid4()) for _ in range(2)]
+        sandboxes.create(keys[0])
+        locks = SandboxLocks(sandboxes, 1)
+        for key in keys:
+            with locks.hold(key):
+                pass
+        assert [path.name for path in (tmp_path / 'locks').iterdir()] == keys[:1]
+
     def test_threads_share_it_and_the_driver_is_kept_out(self, sandboxes):
         key = str(uuid.uuid4())
         locks = SandboxLocks(sandboxes, 1)
