@@ -36,7 +36,9 @@ ROWS = {
     'Cinder attachments': 'select id from cinder.volume_attachment where deleted = 0',
     'Placement allocations': 'select distinct consumer_id from placement.allocations',
     'containers of the agent': 'select uuid from zun.containers',
-    'sandbox claims of the agent': 'select sandbox_id from zun.sandbox_claims',
+    # That of a server that is there may come a moment after it.
+    'sandbox claims of the agent': 'select sandbox_id from zun.sandbox_claims where sandbox_id '
+    'not in (select uuid from nova.instances where deleted = 0)',
 }
 
 

@@ -94,9 +94,12 @@ def test_memory_of_two_is_the_sandboxs(space: Workspace) -> None:
     )
     time.sleep(1)
     states = {one: host.container(one).attrs['State'] for one in (first, second)}
-    assert sorted(state['ExitCode'] for state in states.values()) == [0, 137], states
-    (victim,) = [one for one, state in states.items() if state['ExitCode'] == 137]
-    assert 'Exited(137)' in user.show(victim).status_detail
+    # The kernel may find the second in want of memory before it has that of its first victim.
+    victims = [one for one, state in states.items() if state['ExitCode'] == 137]
+    assert victims, states
+    for one, state in states.items():
+        assert one in victims or state['Running'], states
+        assert one not in victims or 'Exited(137)' in user.show(one).status_detail
     assert host.pause(server).status == 'running'
     assert user.status(bystander) == 'Running'
     assert user.compute.get_server(server).status == 'ACTIVE'
