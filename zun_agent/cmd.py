@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import importlib.metadata
 import logging as python_logging
 import multiprocessing
@@ -112,10 +111,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         LOG.critical('cannot listen on %s port %d: %s', conf.api.bind_host, conf.api.port, error)
         return 1
     serving = threading.Thread(target=_serve, args=(server, told), name='api', daemon=True)
-    # What is loaded stays. Counted among what may be garbage, it would let that grow by a quarter
-    # of itself before a full collection looks at it.
-    gc.collect()
-    gc.freeze()
     agent.reconciler.start()
     serving.start()
     LOG.info(
