@@ -174,9 +174,14 @@ def test_its_reboot(space: Workspace, there: str) -> None:
     (pause,) = SECOND.containers(there, contract.ROLE_PAUSE)
     SECOND.engine().close()  # its kept connections would end with the engine, and stay open here
     settings.allinone('restart', 'host-2')
+
+    def began_again() -> bool:
+        (again,) = SECOND.containers(there, contract.ROLE_PAUSE)
+        return bool(again.attrs['State']['StartedAt'] != pause.attrs['State']['StartedAt'])
+
+    # The agent may not have looked yet when it answers again.
+    wait_until('its sandbox began again', began_again, timeout=60)
     user.wait(one, 'Running', timeout=60)
-    (again,) = SECOND.containers(there, contract.ROLE_PAUSE)
-    assert again.attrs['State']['StartedAt'] != pause.attrs['State']['StartedAt']
     user.shell(one, f'ping -c 2 -W 2 {gateway(user)}')
 
 
