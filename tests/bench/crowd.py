@@ -16,7 +16,7 @@ MANY = 50
 ALL = 200
 _SECONDS = 300.0  # for all of them to be made, and to go
 _LATER = 60.0  # for what Neutron and Placement do after a server has gone
-_RATIO = 64.0  # of virtual to real cores, with which a small machine takes them all
+_RATIOS = {'VCPU': 128.0, 'MEMORY_MB': 2.0}  # with which a small machine takes them all
 
 
 def run(rows: list[Row], lab: Lab) -> None:
@@ -123,19 +123,20 @@ class Crowd:
 
 
 def _make_room(stack: contextlib.ExitStack, admin: cloud.User) -> None:
-    """Let the host of sandboxes have as many virtual cores as it takes, for a while."""
+    """Let the host of sandboxes have as much as they take, for a while."""
     placement = admin.sdk.placement
     found = placement.get(f'/resource_providers?name={settings.load().host}').json()
     (provider,) = found['resource_providers']
-    path = f'/resource_providers/{provider["uuid"]}/inventories/VCPU'
 
-    def set_ratio(ratio: float) -> bool:
+    def set_ratio(path: str, ratio: float) -> bool:
         # nova-compute may change the provider between the two requests.
         body = {**placement.get(path).json(), 'allocation_ratio': ratio}
         return bool(placement.put(path, json=body).status_code == 200)
 
-    def until_set(ratio: float) -> None:
-        wait_until('the ratio set', lambda: set_ratio(ratio), timeout=10)
+    def until_set(path: str, ratio: float) -> None:
+        wait_until('the ratio set', lambda: set_ratio(path, ratio), timeout=10)
 
-    stack.callback(until_set, float(placement.get(path).json()['allocation_ratio']))
-    until_set(_RATIO)
+    for name, ratio in _RATIOS.items():
+        path = f'/resource_providers/{provider["uuid"]}/inventories/{name}'
+        stack.callback(until_set, path, float(placement.get(path).json()['allocation_ratio']))
+        until_set(path, ratio)
