@@ -118,15 +118,22 @@ def restart_agent() -> None:
 
 
 def restart_compute(admin: User) -> None:
-    """Start nova-compute again, and wait until it listens and Nova counts it as up."""
-    restart('nova-compute')  # which waits until it listens
+    """Start nova-compute again, and wait until Nova hears from it."""
 
-    def up() -> bool:
+    def reports() -> set[str]:
         services = admin.compute.services(binary='nova-compute', host=settings.load().host)
-        return any(service.state == 'up' for service in services)
+        return {str(service.updated_at) for service in services if service.state == 'up'}
 
+    before = reports()
+    restart('nova-compute')
     log = settings.load().log('nova-compute')
-    wait_until('nova-compute up', up, timeout=ANSWER, explain=lambda: host.tail(log, 40))
+    wait_until(
+        'nova-compute reports',
+        lambda: reports() and reports() != before,
+        timeout=ANSWER,
+        interval=0.5,
+        explain=lambda: host.tail(log, 40),
+    )
 
 
 @contextlib.contextmanager
