@@ -78,11 +78,11 @@ class SandboxLocks:
                 hold.threads -= 1
                 if not hold.threads:
                     del self._holds[sandbox_id]
-                    # Who waits for the driver's removal of a sandbox makes its file again.
-                    if not self._sandboxes.directory(sandbox_id).is_dir():
-                        self._sandboxes.discard_lock(sandbox_id)
-                    hold.stack.close()
                     self._condition.notify_all()
+                    with hold.stack:
+                        # Who waits for the driver's removal of a sandbox makes its file again.
+                        if not self._sandboxes.directory(sandbox_id).is_dir():
+                            self._sandboxes.discard_lock(sandbox_id)
 
     def _join(self, sandbox_id: str) -> _Hold:
         deadline = time.monotonic() + self._timeout

@@ -102,6 +102,17 @@ class TestLocks:
                 pass
         assert [path.name for path in (tmp_path / 'locks').iterdir()] == keys[:1]
 
+    def test_it_is_let_go_of_where_its_file_cannot_be_removed(self, sandboxes, monkeypatch):
+        def refuse(sandbox_id):
+            raise PermissionError(sandbox_id)
+
+        key = str(uuid.uuid4())
+        monkeypatch.setattr(sandboxes, 'discard_lock', refuse)
+        with pytest.raises(PermissionError), SandboxLocks(sandboxes, 1).hold(key):
+            pass
+        with sandboxes.lock(key, 0.05):
+            pass
+
     def test_threads_share_it_and_the_driver_is_kept_out(self, sandboxes):
         key = str(uuid.uuid4())
         locks = SandboxLocks(sandboxes, 1)
