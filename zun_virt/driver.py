@@ -281,8 +281,11 @@ class ZunDriver(
         block_device_info: Any = None,
         share_info: Any = None,
     ) -> None:
-        """Thaw a suspended sandbox, or start it when the host was started anew since."""
-        if self._found(instance).alive:
+        """Thaw a suspended sandbox, or start one that ended since, or is lost."""
+        container = self._host.pause_container(instance.uuid)
+        if container is not None and container.alive:
             freezing.thaw(self._host, self._sandboxes, instance.uuid)
-        else:
-            self._start(context, instance, network_info, block_device_info)
+            return
+        # What was frozen in it outlives a pause container that is removed.
+        self._stop(instance, network_info, 0)
+        self._start(context, instance, network_info, block_device_info)

@@ -165,6 +165,43 @@ def test_freeze_and_thaw_take_the_whole_sandbox(zun, machine, vif):
     assert record(machine, instance).state is State.READY
 
 
+@pytest.mark.parametrize('judged', [True, False])
+@pytest.mark.parametrize('lost', [True, False])
+def test_a_suspended_one_that_is_not_there_any_more_runs_when_it_is_resumed(
+    zun, machine, vif, lost, judged
+):
+    instance = spawn(zun, make_instance(vm_state='active'), [vif])
+    instance.image_ref = make_image().id
+    instance.system_metadata = {
+        'image_img_hv_type': 'docker',
+        'image_container_format': 'docker',
+    }
+    machine.servers.add(instance)
+    ran = machine.add_container(instance.uuid)
+    before = record(machine, instance)
+    zun.suspend(None, instance)
+    instance.vm_state = 'suspended'
+    name = sandbox.sandbox_name(instance.uuid)
+    if lost:
+        machine.docker.remove_container(name, force=True)
+    else:
+        machine.docker.kill(name)
+    if judged:
+        zun._recovery.begin()
+        zun._recovery.look_around()
+        until(lambda: record(machine, instance).state is State.STOPPED)
+        until(lambda: not zun._recovery._at_work)
+    zun.resume(None, instance, [vif])
+    written = record(machine, instance)
+    assert (written.state, written.paused) == (State.READY, ())
+    # Of what died with one that is lost, Docker shows no more when: that is the agent's to know.
+    assert written.running == (() if lost else (ran,))
+    assert (written.incarnation != before.incarnation) is lost
+    assert zun.get_info(instance).state == power_state.RUNNING
+    assert list(machine.kernel.devices) == [vif['devname']]
+    assert not machine.switch.stale
+
+
 def test_a_freeze_that_fails_freezes_nothing(zun, machine, vif):
     instance = spawn(zun, make_instance(), [vif])
     machine.add_container(instance.uuid)
