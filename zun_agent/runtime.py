@@ -20,13 +20,13 @@ from zun_agent import errors, execution
 from zun_agent.errors import ContainerNotFound, ImageNotFound
 from zun_agent.events import EVENTS, TRANSPORT_ERRORS, EventStream
 from zun_agent.facts import Facts, Listed, parse_facts
+from zun_agent.negotiation import Negotiating
 from zun_virt import sandbox as contract
 
 LOG = logging.getLogger(__name__)
 
 _NO_CONTAINERD = ': unavailable'
 """With which Docker's words end that has lost containerd: nothing is wrong with the container."""
-
 
 _CONNECTIONS = 64
 
@@ -44,6 +44,10 @@ class _OnePool(UnixHTTPAdapter):
     def get_connection(self, url: str, proxies: object = None) -> typing.Any:
         """Return the pool."""
         return super().get_connection(_SOCKET, proxies)
+
+
+class _Client(Negotiating, docker.APIClient):
+    """Docker's own client, for an engine that may be replaced."""
 
 
 class NameTaken(errors.Conflict):
@@ -68,7 +72,7 @@ class Runtime:
     def _client(self) -> typing.Any:
         """The client, made at its first use: the engine may start later than the agent."""
         if self._api is None:
-            api = docker.APIClient(
+            api = _Client(
                 self._url, version='auto', timeout=self._timeout, max_pool_size=_CONNECTIONS
             )
             # Proxies and passwords of the environment are not for Docker's socket, and to
@@ -228,9 +232,10 @@ class Runtime:
                 timeout=(self._timeout, self._pull_timeout),
             )
             with contextlib.closing(response):
-                if response.status_code == 404:
-                    raise ImageNotFound(_error_text(response.content))
-                client._raise_for_status(response)
+                try:
+                    client._raise_for_status(response)
+                except docker.errors.NotFound as error:
+                    raise ImageNotFound(_words(error)) from error
                 # A failure in the middle comes as one line of an answer that is a success.
                 for line in client._stream_helper(response, decode=True):
                     if 'error' in line:
@@ -354,13 +359,6 @@ class Runtime:
 
 def _words(error: docker.errors.APIError) -> str:
     return str(error.explanation or error).strip()
-
-
-def _error_text(content: bytes) -> str:
-    try:
-        return str(json.loads(content)['message'])
-    except (ValueError, KeyError, TypeError):
-        return content.decode(errors='replace').strip()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import time
 import typing
 from collections.abc import Iterator
@@ -32,6 +33,9 @@ _REPEATABLE = ('/start', '/stop', '/pause', '/unpause')
 """What may be asked for again where it is not known whether it was done."""
 
 _NEED_CONTAINERD = ('/start', '/pause', '/unpause')
+
+_REFUSED = re.compile(r'client version ([0-9.]+) is too (?:new|old)')
+"""What an engine says that was replaced by an older or a much newer one."""
 
 
 class HostError(Exception):
@@ -72,11 +76,26 @@ class Client(docker.APIClient):
         super().__init__(**settings)
 
     def send(self, request: requests.PreparedRequest, **settings: typing.Any) -> requests.Response:
-        """Send a request, and again while the engine restarts.
+        """Send a request, and again while the engine restarts, in the version that it has then.
 
         :raises requests.ConnectionError: it is not there, or went away in the middle of what may
             not be done twice
         """
+        answer = self._send_patiently(request, **settings)
+        refused = answer.status_code == requests.codes.bad_request and _REFUSED.search(answer.text)
+        if not refused:
+            return answer
+        self._version = self._retrieve_server_version()
+        if self._version == refused[1] or not isinstance(request.body, str | bytes | None):
+            return answer  # what was sent piece by piece has gone
+        LOG.info('The engine says: %s; going on in version %s', refused[0], self._version)
+        url = str(request.url)
+        request.url = url.replace(f'/v{refused[1]}/', f'/v{self._version}/', 1)
+        return self.send(request, **settings)
+
+    def _send_patiently(
+        self, request: requests.PreparedRequest, **settings: typing.Any
+    ) -> requests.Response:
         deadline: float | None = None
         while True:
             try:

@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import json
+import re
 import socketserver
 import threading
 import time
@@ -10,6 +11,8 @@ import time
 
 class Engine(socketserver.ThreadingUnixStreamServer):
     """Answers by the last part of a path, and knows no container.
+
+    Its answer to `version` tells which versions it speaks.
 
     An answer is a document; or a list of what is said one time after the other: a document, what
     went wrong as text, or None for an engine that goes away instead.
@@ -40,6 +43,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get('Content-Length', 0)))
         self.server.asked.append(self.path)
         time.sleep(self.server.delay)
+        if wrong := self.refusal():
+            self.answer({'message': wrong}, 400)
+            return
         last = self.path.partition('?')[0].rpartition('/')[2]
         said, code = self.server.answers.get(last), 200
         if isinstance(said, list):
@@ -51,6 +57,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 said, code = {'message': said}, 500
         if said is None:
             said, code = {'message': 'No such container'}, 404
+        self.answer(said, code)
+
+    def refusal(self):
+        """Return what an engine says of a version that it does not speak."""
+        spoken = re.match('/v([0-9.]+)/', self.path)
+        known = self.server.answers['version']
+        least, most = known.get('MinAPIVersion', '1.12'), known['ApiVersion']
+        if spoken and _number(spoken[1]) > _number(most):
+            return f'client version {spoken[1]} is too new. Maximum supported API version is {most}'
+        if spoken and _number(spoken[1]) < _number(least):
+            return (
+                f'client version {spoken[1]} is too old. Minimum supported API version is '
+                f'{least}, please upgrade your client to a newer version'
+            )
+        return None
+
+    def answer(self, said, code):
         body = json.dumps(said).encode()
         self.send_response(code)
         self.send_header('Content-Type', 'application/json')
@@ -65,6 +88,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+def _number(version):
+    return [int(part) for part in version.split('.')]
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.unit.engine import serving
-from zun_agent import runtime
+from zun_agent import errors, runtime
 
 
 @pytest.fixture
@@ -31,4 +31,37 @@ def test_the_log_since_the_beginning_is_the_whole_log(engine, since, asked):
     assert agent.logs('first', since=since) == '"text"'
     (path,) = (path for path in engine.asked if '/logs?' in path)
     assert re.findall(r'since=[^&]*', path) == asked
+    agent.close()
+
+
+def test_an_engine_that_is_replaced_is_spoken_to_in_its_own_version(engine):
+    engine.answers |= {'version': {'ApiVersion': '1.51'}, 'create': {'Id': 'one'}}
+    agent = runtime.Runtime(f'unix://{engine.server_address}', timeout=5)
+    agent.inspect('first')
+    for newest in ('1.41', '1.51'):
+        least = {'1.41': '1.12', '1.51': '1.44'}[newest]
+        engine.answers['version'] = {'ApiVersion': newest, 'MinAPIVersion': least}
+        engine.asked.clear()
+        # A refusal that got through would be taken for the fault of its user.
+        assert agent.create('first', {}) == 'one'
+        assert engine.asked[-1].startswith(f'/v{newest}/containers/create')
+        assert agent.inspect('first') is None
+        assert engine.asked[-1] == f'/v{newest}/containers/first/json'
+        assert engine.asked.count('/version') == 1
+    agent.close()
+
+
+def test_an_engine_that_refuses_its_own_version_is_not_asked_for_ever(engine):
+    engine.answers['version'] = {'ApiVersion': '1.41', 'MinAPIVersion': '1.44'}
+    agent = runtime.Runtime(f'unix://{engine.server_address}', timeout=5)
+    with pytest.raises(errors.Invalid, match='too old'):
+        agent.start('first')
+    assert len(engine.asked) == 3
+    agent.close()
+
+
+def test_an_image_that_no_registry_has_is_told_in_dockers_words(engine):
+    agent = runtime.Runtime(f'unix://{engine.server_address}', timeout=5)
+    with pytest.raises(errors.ImageNotFound, match=r'^No such container$'):
+        agent.pull('nosuch', 'latest')
     agent.close()

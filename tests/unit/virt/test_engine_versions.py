@@ -1,6 +1,7 @@
 """What is spoken with engines of different ages: a real client, a socket that answers."""
 
 import contextlib
+import io
 
 import pytest
 
@@ -58,3 +59,41 @@ def test_one_that_is_too_old_is_refused(ask):
     _engine, found = ask('18.09.1', '1.39', '1.12')
     with pytest.raises(host.HostError, match=r'1\.39 of the engine is too old'):
         found.check()
+
+
+@pytest.mark.parametrize(
+    'change', [('1.51', '1.24', '1.41', '1.12'), ('1.41', '1.12', '1.52', '1.44')]
+)
+def test_one_that_is_replaced_is_spoken_to_in_the_version_of_the_next(ask, change):
+    before, least, after, least_after = change
+    engine, found = ask('now', before, least)
+    engine.answers |= {
+        'version': {'ApiVersion': after, 'MinAPIVersion': least_after},
+        'json': [[]],
+        'create': {'Id': 'one'},
+    }
+    assert found.create('one', {}) == 'one'
+    assert found.sandboxes() == []
+    asked = [path.partition('?')[0] for path in engine.asked]
+    assert asked == [
+        '/version',
+        f'/v{before}/containers/create',
+        '/version',
+        f'/v{after}/containers/create',
+        f'/v{after}/containers/json',
+    ]
+
+
+def test_what_was_sent_piece_by_piece_is_not_sent_again(ask):
+    engine, found = ask('now', '1.51', '1.24')
+    engine.answers |= {'version': {'ApiVersion': '1.41'}, 'json': {'Id': 'sha'}, 'load': {}}
+    with pytest.raises(host.HostError, match='too new'):
+        found.load(io.BytesIO(b'archive'), 'image')
+    assert found.load(io.BytesIO(b'archive'), 'image') == 'sha'
+
+
+def test_one_that_refuses_its_own_version_is_not_asked_for_ever(ask):
+    engine, found = ask('odd', '1.41', '1.44')
+    with pytest.raises(host.HostError, match='too old'):
+        found.sandboxes()
+    assert len(engine.asked) == 3
