@@ -21,11 +21,12 @@ class Minding:
     _sandboxes: lifecycle.Lifecycle
     emit_event: Callable[[Any], None]
     _remove: Callable[..., None]
+    _replug: Callable[[Any], None]
 
     def _start_minding(self, name: str) -> None:
         """Begin to follow Docker; nothing is acted on before `_servers_are_known`."""
         known = servers.Servers(name)
-        self._recovery = recovery.Recovery(self, self._host, self._sandboxes, known)
+        self._recovery = recovery.Recovery(self, self._host, self._sandboxes, known, self._replug)
         remove = lambda owner, vifs: self._remove(owner, 0, vifs)  # noqa: E731
         self._orphans = orphans.Orphans(self._host, self._sandboxes, known, remove)
         self._watcher = events.Watcher(self._host, self._recovery, self.emit_event)

@@ -74,6 +74,18 @@ class Plugging:
         except Exception as error:  # nova-compute would not start
             raise exception.VirtualInterfacePlugException(str(error)) from error
 
+    def _replug(self, instance: Any) -> None:
+        """Plug again what the switch has lost, unless the sandbox is started or plugged just now.
+
+        Nova's lock on the server is held meanwhile, and a stop or deletion waits for that.
+        """
+        vifs = self._remaining(instance, list(instance.get_network_info()))
+        try:
+            with self._turn(instance, wait=False), self._sandboxes.lock(instance.uuid):
+                self._change_interfaces(instance, vifs)
+        except lockutils.AcquireLockFailedException:
+            LOG.debug('It is started or plugged; the next pass looks', instance=instance)
+
     def unplug_vifs(self, instance: Any, network_info: Any) -> None:
         """Take a sandbox's interfaces from the host."""
         self._network.unplug(instance, network_info)

@@ -61,16 +61,20 @@ class Recovery:
         docker: host.Host,
         sandboxes: lifecycle.Lifecycle,
         known: servers.Servers,
+        plug_again: Callable[[typing.Any], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Do nothing until `begin` is called.
 
         :param actor: an `Actor`
+        :param plug_again: gives a server the interfaces that the switch has lost, if nobody else
+            changes them
         """
         self._actor = actor
         self._docker = docker
         self._sandboxes = sandboxes
         self._servers = known
+        self._plug_again = plug_again
         self._clock = clock
         self._begun = threading.Event()
         self.nova_listens = False
@@ -149,7 +153,7 @@ class Recovery:
     def _replug(self, instance_id: str) -> None:
         server = self._servers.get(instance_id)
         if server is not None and not server.task_state and self.begun:
-            self._actor.plug_vifs(server, server.get_network_info())
+            self._plug_again(server)
 
     def settle_soon(self, instance_id: str) -> None:
         """Settle a sandbox in another thread: it may take until Neutron has done its part."""

@@ -7,7 +7,14 @@ from nova import conf, exception
 from nova.compute import power_state
 
 from tests.unit.virt import fake_docker
-from tests.unit.virt.conftest import make_instance, pause, record, runs_again, until
+from tests.unit.virt.conftest import (
+    make_instance,
+    make_vif,
+    pause,
+    record,
+    runs_again,
+    until,
+)
 from zun_virt import recovery, sandbox, switch
 from zun_virt.sandbox import State
 from zun_virt.servers import Fate
@@ -119,6 +126,30 @@ def test_a_port_that_the_switch_lost_is_plugged_again(zun, machine, server):
     zun._recovery.look_around()
     until(lambda: machine.switch.ports == before)
     assert machine.kernel.devices == device
+
+
+def test_nobody_waits_for_a_pass_that_waits_for_its_turn(zun, machine, server):
+    """The pass holds nova's lock on the server, which a stop or a deletion needs."""
+    before = dict(machine.switch.ports)
+    machine.switch.ports.clear()
+    with zun._turn(server):
+        zun._recovery.look_around()
+        until(lambda: not zun._recovery._at_work)
+        assert machine.switch.ports == {}
+    zun._recovery.look_around()
+    until(lambda: machine.switch.ports == before)
+
+
+def test_a_port_that_was_detached_just_now_is_not_plugged_again(zun, machine, server):
+    (first,), second = server.get_network_info(), make_vif(2, active=True)
+    zun.attach_interface(None, server, None, second)
+    server.info_cache.network_info.append(second)
+    zun.detach_interface(None, server, first)
+    machine.switch.ports.clear()
+    zun._recovery.look_around()
+    until(lambda: machine.switch.ports)
+    until(lambda: not zun._recovery._at_work)
+    assert list(machine.switch.ports) == [second['devname']]
 
 
 def test_a_switch_that_does_not_answer_is_asked_again(zun, machine, server, monkeypatch, caplog):
