@@ -84,6 +84,7 @@ def labels(container: Container, sandbox: contract.Sandbox) -> dict[str, str]:
         contract.LABEL_CONTAINER: container.uuid,
         contract.LABEL_INCARNATION: sandbox.incarnation,
         contract.LABEL_NAME: container.name or '',
+        contract.LABEL_DISK: str(container.disk or ''),
     }
 
 

@@ -24,8 +24,7 @@ class OwnLimits:
 
     :ivar cpus: cores, as a fraction
     :ivar memory: bytes
-    :ivar disk: GiB that it may write outside of volumes; of one that asked for none it is what
-        its sandbox had when it was made
+    :ivar disk: GiB that it asked for, to write outside of volumes
     """
 
     cpus: float = 0
@@ -90,18 +89,21 @@ class Container:
         return self.labels.get(sandbox.LABEL_ROLE) == sandbox.ROLE_PAUSE
 
 
-def own_limits(config: Mapping[str, typing.Any]) -> OwnLimits:
+def own_limits(config: Mapping[str, typing.Any], labels: Mapping[str, str]) -> OwnLimits:
     """Return a container's own limits.
 
-    :param config: what Docker calls its HostConfig
+    :param config: what Docker calls its HostConfig; the size of a disk in it may be that which
+        its sandbox had when it was made
+    :param labels: the container's
     """
     cpus = (config.get('NanoCpus') or 0) / 1e9
     quota, period = config.get('CpuQuota') or 0, config.get('CpuPeriod') or 100_000
-    size = re.fullmatch('([0-9]+)G', (config.get('StorageOpt') or {}).get('size') or '')
+    # Of a container that an older agent made it is whatever its image says.
+    asked = re.fullmatch('[0-9]{1,9}', labels.get(sandbox.LABEL_DISK, ''))
     return OwnLimits(
         cpus=cpus or max(quota, 0) / period,
         memory=config.get('Memory') or 0,
-        disk=int(size[1]) if size else 0,
+        disk=int(asked[0]) if asked else 0,
     )
 
 

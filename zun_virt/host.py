@@ -155,16 +155,17 @@ class Host:
         """
         with translated(f'Inspecting container {container}'):
             data = self._client.inspect_container(container)
+        labels = data['Config']['Labels'] or {}
         return Container(
             id=data['Id'],
             name=data['Name'].lstrip('/'),
             state=data['State']['Status'],
-            labels=data['Config']['Labels'] or {},
+            labels=labels,
             pid=data['State']['Pid'],
             exit_code=data['State']['ExitCode'],
             started_at=data['State']['StartedAt'],
             finished_at=data['State']['FinishedAt'],
-            own_limits=own_limits(data['HostConfig']),
+            own_limits=own_limits(data['HostConfig'], labels),
             image=data['Image'],
         )
 

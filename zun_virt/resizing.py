@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import typing
 from collections.abc import Sequence
 
 from oslo_log import log as logging
@@ -21,31 +20,8 @@ class TooSmall(Exception):
     """The sandbox cannot have these limits; the message says what is in the way."""
 
 
-class Disk(typing.NamedTuple):
-    """What each container of a sandbox may write outside of volumes, in GiB; None for all.
-
-    :ivar old: where it has no limit of its own
-    :ivar new: what none may exceed from now on
-    """
-
-    old: int | None = None
-    new: int | None = None
-
-    def is_exceeded_by(self, own: int) -> bool:
-        """Return whether a container has more, because it asked for that.
-
-        One that asked for nothing has what its sandbox had when it was made: that is the old
-        limit, or an even older one.
-        """
-        is_asked_for = self.old is None or own < self.old
-        return self.new is not None and own > self.new and is_asked_for
-
-
-UNBOUNDED = Disk()
-
-
 def check_own_limits(
-    limits: cgroup.Limits, containers: Sequence[Container], disk: Disk = UNBOUNDED
+    limits: cgroup.Limits, containers: Sequence[Container], disk_gb: int | None = None
 ) -> None:
     """Refuse limits below those of a single container.
 
@@ -54,7 +30,8 @@ def check_own_limits(
 
     :param limits: of the whole sandbox
     :param containers: of the sandbox, as `Host.inspect` shows them
-    :param disk: where Docker holds containers to it
+    :param disk_gb: that none may exceed from now on, in GiB, where Docker holds them to it; None
+        for no limit
     :raises TooSmall: naming the containers
     """
     cpus = limits.cores
@@ -71,10 +48,10 @@ def check_own_limits(
                 f'{_named(container)} has {own.cpus:g} cores of its own, and the whole sandbox '
                 f'would have {cpus:g}'
             )
-        if disk.is_exceeded_by(own.disk):
+        if disk_gb is not None and own.disk > disk_gb:
             reasons.append(
                 f'{_named(container)} has a disk of {own.disk} GiB of its own, and the whole '
-                f'sandbox would have {disk.new}'
+                f'sandbox would have {disk_gb}'
             )
     if reasons:
         raise TooSmall('; '.join(reasons))
@@ -127,10 +104,8 @@ def check_containers(
             if found.container_id:
                 users.append(docker.inspect(found.id))
     record = sandboxes.record(instance_id)
-    disk = UNBOUNDED
-    if record is not None and record.limits.disk_enforced:
-        disk = Disk(record.limits.disk_gb, disk_gb)
-    check_own_limits(limits, users, disk)
+    enforced = record is not None and record.limits.disk_enforced
+    check_own_limits(limits, users, disk_gb if enforced else None)
 
 
 def describe(sandboxes: lifecycle.Lifecycle, instance_id: str, limits: sandbox.Limits) -> None:

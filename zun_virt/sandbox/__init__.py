@@ -73,6 +73,10 @@ LABEL_NAME = 'org.openstack.zun.name'
 """Label of a user's container: the name that it had when it was made.  That of a pause
 container is the name by which nova's driver interface knows the sandbox."""
 
+LABEL_DISK = 'org.openstack.zun.disk'
+"""Label of a user's container: the GiB that it asked for itself, empty where it has what its
+sandbox had when it was made.  Always there: it could be an image's otherwise."""
+
 ROLE_PAUSE = 'pause'
 ROLE_CONTAINER = 'container'
 

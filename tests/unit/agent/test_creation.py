@@ -70,6 +70,12 @@ def test_its_log_is_limited():
     }
 
 
+@pytest.mark.parametrize(('disk', 'label'), [(7, '7'), (None, ''), (0, '')])
+def test_a_container_is_labelled_with_the_disk_that_it_asked_for(disk, label):
+    # Without a label of ours Docker would take that of its image.
+    assert build(disk=disk)['Labels'][contract.LABEL_DISK] == label
+
+
 def test_a_users_labels_cannot_pass_for_ours():
     labels = build(labels={contract.LABEL_SANDBOX: 'forged', 'traefik.enable': 'true'})['Labels']
     assert labels[contract.LABEL_SANDBOX] == record().instance_id

@@ -58,42 +58,44 @@ def test_a_containers_own_limit_stays_within_the_sandboxs(ours, theirs, told):
 
 
 @pytest.mark.parametrize(
-    ('old', 'new', 'own', 'refused'),
-    [
-        (10, 5, 7, True),
-        (10, 5, 5, False),
-        (None, 5, 7, True),
-        (10, None, 7, False),
-        # It asked for nothing, and has what its sandbox had, now or before an earlier resize.
-        (10, 5, 10, False),
-        (10, 5, 20, False),
-        (10, 5, 0, False),
-    ],
+    ('new', 'own', 'refused'), [(5, 7, True), (5, 5, False), (None, 7, False), (5, 0, False)]
 )
-def test_a_containers_own_disk_stays_within_the_sandboxs(old, new, own, refused):
+def test_a_containers_own_disk_stays_within_the_sandboxs(new, own, refused):
     web = dataclasses.replace(user(), own_limits=containers.OwnLimits(disk=own))
-    disk = resizing.Disk(old, new)
     if refused:
         with pytest.raises(resizing.TooSmall, match=r'disk of 7 GiB .* would have 5'):
-            resizing.check_own_limits(limits(128), [web], disk)
+            resizing.check_own_limits(limits(128), [web], new)
     else:
-        resizing.check_own_limits(limits(128), [web], disk)
+        resizing.check_own_limits(limits(128), [web], new)
 
 
 @pytest.mark.parametrize('migration', [HERE, AWAY])
-@pytest.mark.parametrize('enforced', [True, False])
+@pytest.mark.parametrize(
+    ('had', 'asked', 'enforced', 'refused'),
+    [
+        (10, '7', True, True),
+        (10, '7', False, False),
+        # As much as its sandbox has, which was made for it.
+        (7, '7', True, True),
+        # What its sandbox had when it was made, which was resized since or was not.
+        (10, '', True, False),
+        (7, '', True, False),
+        (5, '', True, False),
+    ],
+)
 def test_a_smaller_disk_where_it_is_enforced(
-    zun, machine, instance, monkeypatch, migration, enforced
+    zun, machine, instance, monkeypatch, migration, had, asked, enforced, refused
 ):
     mine = machine.add_container(instance.uuid)
     web = machine.docker.named(sandbox.container_name(mine))
     web['HostConfig']['StorageOpt'] = {'size': '7G'}
+    web['Config']['Labels'][sandbox.LABEL_DISK] = asked
     before = record(machine, instance)
-    had = dataclasses.replace(before.limits, disk_gb=10, disk_enforced=enforced)
-    machine.store.write(before.replace(limits=had))
+    former = dataclasses.replace(before.limits, disk_gb=had, disk_enforced=enforced)
+    machine.store.write(before.replace(limits=former))
     monkeypatch.setattr(servers, 'migration_of', lambda _instance: migration)
     smaller = objects.Flavor(vcpus=2, memory_mb=256, root_gb=5, extra_specs={})
-    if enforced:
+    if refused:
         with pytest.raises(exception.InstanceFaultRollback) as raised:
             zun.migrate_disk_and_power_off(None, instance, '1.2.3.4', smaller, [])
         assert 'disk of 7 GiB' in str(raised.value.inner_exception)
@@ -113,14 +115,22 @@ def test_a_smaller_disk_where_it_is_enforced(
     ],
 )
 def test_own_limits_as_docker_shows_them(config, cpus, memory):
-    assert containers.own_limits(config) == containers.OwnLimits(cpus=cpus, memory=memory)
+    assert containers.own_limits(config, {}) == containers.OwnLimits(cpus=cpus, memory=memory)
 
 
 @pytest.mark.parametrize(
-    ('option', 'disk'), [(None, 0), ({}, 0), ({'size': '7G'}, 7), ({'size': '7g or so'}, 0)]
+    ('labels', 'disk'),
+    [
+        ({}, 0),
+        ({sandbox.LABEL_DISK: ''}, 0),
+        ({sandbox.LABEL_DISK: '7'}, 7),
+        ({sandbox.LABEL_DISK: 'what an image says'}, 0),
+        ({sandbox.LABEL_DISK: '7' * 5000}, 0),
+    ],
 )
-def test_own_disk_as_docker_shows_it(option, disk):
-    assert containers.own_limits({'StorageOpt': option}) == containers.OwnLimits(disk=disk)
+def test_own_disk_as_its_label_tells_it(labels, disk):
+    config = {'StorageOpt': {'size': '9G'}}
+    assert containers.own_limits(config, labels) == containers.OwnLimits(disk=disk)
 
 
 @pytest.mark.parametrize('text', ['', None, 'x', '[]', '{"running": 3}', '{}'])
