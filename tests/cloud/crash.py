@@ -1,36 +1,34 @@
 """Kills services at random moments of servers' lives: ``python -m tests.cloud.crash --seed 7``.
 
 Every round asks for some things at once, kills nova-compute, the agent, the Docker Engine or
-containerd meanwhile, starts it again, and waits until the APIs' view and the host agree.  At the
-end all servers are deleted, and nothing may be left of them anywhere.  The same seed asks for the
-same things and kills at the same moments after the asking.
+containerd meanwhile, starts it again, and waits until the APIs' view and the host agree.  That goes
+on until so many creates, stops, attaches and deletes were accepted.  At the end all servers are
+deleted, and nothing may be left of them anywhere.  The same seed asks for the same things and kills
+at the same moments after the asking; only for a server that never came a new one is asked for.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import concurrent.futures
 import contextlib
+import functools
 import os
-import random
 import sys
 import time
+import typing
 from collections.abc import Callable
 
 import openstack
 from keystoneauth1 import exceptions as keystone_errors
 from zunclient.common.apiclient import exceptions as zun_errors
 
-from tests.cloud import agreement, cloud, faults, host, moved, users
+from tests.cloud import agreement, chance, cloud, faults, host, moved, users
 from tests.cloud.storage import Storage
 from tests.cloud.waiting import wait_until
 
 SETTLED = 150.0  # seconds after which Nova and the host must agree again
 CLEAN = 90.0  # seconds after the last deletion for all that is done after it
-MOST = 5  # servers at a time
-VOLUMES = 3
-AT_ONCE = 4  # things asked for in a round
 
 _REFUSED = (
     openstack.exceptions.SDKException,
@@ -40,42 +38,48 @@ _REFUSED = (
 """What an API says to what cannot be done now, or while the service that does it is away."""
 
 
+class Victim(typing.NamedTuple):
+    """A service that is killed, and started again."""
+
+    kill: Callable[[], None]
+    start: Callable[[], None]
+
+
 class Crash:
     """One run: servers, what is done to them, and what was seen."""
 
-    def __init__(self, space: cloud.Workspace, seed: int) -> None:
-        """Draw everything from `seed`."""
+    def __init__(self, space: cloud.Workspace, seed: int, tally: chance.Tally) -> None:
+        """Draw everything from `seed`, and count in `tally`."""
         self._space = space
         self._user = space.user
-        self._chance = random.Random(seed)
+        self._victims = self._services()
+        self._plan = chance.Plan(seed, list(self._victims))
+        self._tally = tally
         self._network = cloud.network_id(space.user, 'private')
         storage = Storage(space)
-        self._volumes = [storage.volume() for _ in range(VOLUMES)]
+        self._volumes = [storage.volume() for _ in range(chance.VOLUMES)]
         self._storage = storage
-        self._servers: list[str] = []
+        self._servers: dict[int, str] = {}  # by the place that the plan has for it
         self._containers: dict[str, str] = {}  # by the server in which it is
-        self._asked: set[tuple[str, str]] = set()  # of which server, and what, in this round
-        self.done: collections.Counter[str] = collections.Counter()
 
     def round(self) -> None:
         """Ask for some things, kill a service meanwhile, and wait until all is right again."""
-        victim, kill, start = self._chance.choice(self._victims())
-        self._asked.clear()
-        asked = [self._choose() for _ in range(AT_ONCE)]
-        before, after = self._chance.uniform(0, 4), self._chance.uniform(0, 2)
+        drawn = self._plan.round()
+        victim = self._victims[drawn.victim]
         began = time.monotonic()
-        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-            outcomes = [pool.submit(self._ask, name, act) for name, act in asked]
-            time.sleep(before)
-            kill()
-            time.sleep(after)
-            start()
+        steps = chance.possible(drawn.steps, self._servers)
+        with concurrent.futures.ThreadPoolExecutor(chance.AT_ONCE) as pool:
+            outcomes = [pool.submit(self._ask, step) for step in steps]
+            time.sleep(drawn.before)
+            victim.kill()
+            time.sleep(drawn.after)
+            victim.start()
             words = [outcome.result() for outcome in outcomes]
-        self.done[f'kill {victim}'] += 1
+        self._tally.seen[f'kills of {drawn.victim}'] += 1
         self._settle()
         print(
-            f'{victim} after {before:.1f} s: {", ".join(words)}; right again after '
-            f'{time.monotonic() - began:.0f} s',
+            f'{drawn.victim} after {drawn.before:.1f} s: {", ".join(words)}; right again after '
+            f'{time.monotonic() - began:.0f} s; {self._tally.counted} accepted',
             flush=True,
         )
 
@@ -84,94 +88,93 @@ class Crash:
 
         Before that, Placement must have what there is and nothing else.
         """
-        if self._servers:
-            moved.assert_nothing_to_heal(self._servers[-1])
-        for server in self._servers:
+        servers = list(self._servers.values())
+        if servers:
+            moved.assert_nothing_to_heal(servers[-1])
+        for server in servers:
             self._user.compute.delete_server(server)
-        for server in self._servers:
+        for server in servers:
             cloud.wait_server_gone(self._user, server)
         for container in self._containers.values():
             self._user.wait(container, 'gone', timeout=CLEAN)
         for volume in self._volumes:
             self._storage.until(volume, 'available')
 
-    def _victims(self) -> list[tuple[str, Callable[[], None], Callable[[], None]]]:
+    def _services(self) -> dict[str, Victim]:
         admin = self._space.admin
-        compute = lambda: faults.kill('nova-compute')  # noqa: E731
-        return [
-            ('nova-compute', compute, lambda: faults.restart_compute(admin)),
-            ('zun-agent', lambda: faults.kill('zun-agent'), faults.restart_agent),
-            ('dockerd', faults.kill_docker, faults.restart_docker),
-            ('containerd', faults.kill_containerd, faults.restart_containerd),
-        ]
+        compute = functools.partial(faults.kill, 'nova-compute')
+        agent = functools.partial(faults.kill, 'zun-agent')
+        return {
+            'nova-compute': Victim(compute, functools.partial(faults.restart_compute, admin)),
+            'zun-agent': Victim(agent, faults.restart_agent),
+            'dockerd': Victim(faults.kill_docker, faults.restart_docker),
+            'containerd': Victim(faults.kill_containerd, faults.restart_containerd),
+        }
 
-    def _choose(self) -> tuple[str, Callable[[], object]]:
-        if len(self._servers) < 2 or (len(self._servers) < MOST and self._chance.random() < 0.3):
-            return 'create', self._create
-        lasting = [one for one in self._servers if (one, 'delete') not in self._asked]
-        if not lasting:
-            return 'create', self._create
-        server = self._chance.choice(lasting)
-        name, act = self._chance.choice(self._choices(server))
-        self._asked.add((server, name))
-        return name, act
-
-    def _choices(self, server: str) -> list[tuple[str, Callable[[], object]]]:
-        compute, network = self._user.compute, self._network
-        choices: list[tuple[str, Callable[[], object]]] = [
-            ('stop', lambda: compute.stop_server(server)),
-            ('start', lambda: compute.start_server(server)),
-            ('reboot', lambda: compute.reboot_server(server, 'HARD')),
-            ('attach', lambda: compute.create_server_interface(server, net_id=network)),
-            ('detach', lambda: self._detach(server)),
-            ('attach volume', lambda: self._attach_volume(server)),
-            ('detach volume', lambda: self._detach_volume(server)),
-            ('run', lambda: self._run(server)),
-        ]
-        # nova itself leaves a port in Neutron that it makes for a server that is being deleted.
-        if (server, 'attach') not in self._asked:
-            choices.append(('delete', lambda: compute.delete_server(server)))
-        return choices
-
-    def _ask(self, name: str, act: Callable[[], object]) -> str:
+    def _ask(self, step: chance.Step) -> str:
+        """Ask for what was drawn, and count it; returns what became of it."""
         try:
-            act()
+            asked = self._request(step, self._servers.get(step.place, ''))
         except _REFUSED as error:
-            self.done[f'{name}, refused'] += 1
+            self._tally.refused[step.kind] += 1
             status = getattr(error, 'status_code', None) or getattr(error, 'http_status', None)
-            return f'{name} ({status or "no answer"})'
-        self.done[name] += 1
-        return name
+            return f'{step.kind} ({status or "no answer"})'
+        if not asked:
+            self._tally.seen['requests without an object'] += 1
+            return f'no {step.kind}'
+        self._tally.accepted[step.kind] += 1
+        return step.kind
 
-    def _create(self) -> None:
-        self._servers.append(self._space.server(wait=False))
+    def _request(self, step: chance.Step, server: str) -> bool:
+        """Return whether there was anything of which to ask it.
 
-    def _detach(self, server: str) -> None:
+        :param server: none yet for one that is to be made
+        """
+        compute = self._user.compute
+        volume = '' if step.volume is None else self._volumes[step.volume]
+        match step.kind:
+            case 'create':
+                self._servers[step.place] = self._space.server(wait=False)
+            case 'stop':
+                compute.stop_server(server)
+            case 'start':
+                compute.start_server(server)
+            case 'reboot':
+                compute.reboot_server(server, 'HARD')
+            case 'attach':
+                compute.create_server_interface(server, net_id=self._network)
+            case 'detach':
+                return self._detach(server)
+            case 'attach volume':
+                compute.create_volume_attachment(server, volume_id=volume)
+            case 'detach volume':
+                compute.delete_volume_attachment(server, volume, ignore_missing=False)
+            case 'container':
+                return self._run(server)
+            case 'delete':
+                compute.delete_server(server, ignore_missing=False)
+        return True
+
+    def _detach(self, server: str) -> bool:
         ports = list(self._user.compute.server_interfaces(server))
         if len(ports) > 1:
-            self._user.compute.delete_server_interface(ports[-1], server=server)
+            self._user.compute.delete_server_interface(ports[-1], server, ignore_missing=False)
+        return len(ports) > 1
 
-    def _attach_volume(self, server: str) -> None:
-        free = [one for one in self._volumes if self._storage.status(one) == 'available']
-        if free:
-            self._user.compute.create_volume_attachment(server, volume_id=free[0])
-
-    def _detach_volume(self, server: str) -> None:
-        for volume in self._storage.devices(server):
-            self._user.compute.delete_volume_attachment(server, volume)
-            return
-
-    def _run(self, server: str) -> None:
-        if server not in self._containers:
-            trapped = ['sh', '-c', 'trap "exit 0" TERM; sleep 36000 & wait']
-            self._containers[server] = self._space.run(sandbox=server, command=trapped)
+    def _run(self, server: str) -> bool:
+        if server in self._containers:
+            return False
+        trapped = ['sh', '-c', 'trap "exit 0" TERM; sleep 36000 & wait']
+        self._containers[server] = self._space.run(sandbox=server, command=trapped)
+        return True
 
     def _settle(self) -> None:
         """Wait until all servers are as they should be; one in ERROR is deleted."""
         seen: list[str] = []
 
         def right() -> bool:
-            seen[:] = [said for server in list(self._servers) if (said := self._wrong(server))]
+            servers = list(self._servers.values())
+            seen[:] = [said for server in servers if (said := self._wrong(server))]
             return not seen
 
         wait_until(
@@ -179,7 +182,7 @@ class Crash:
             right,
             timeout=SETTLED,
             interval=1.0,
-            explain=lambda: '\n'.join([*seen, host.describe(self._servers)]),
+            explain=lambda: '\n'.join([*seen, host.describe(list(self._servers.values()))]),
         )
 
     def _wrong(self, server_id: str) -> str | None:
@@ -191,7 +194,7 @@ class Crash:
         except _REFUSED as error:
             return f'{server_id}: {error}'
         if server.status == 'ERROR' and not server.task_state:
-            self.done['ended in ERROR'] += 1
+            self._tally.seen['servers that ended in ERROR'] += 1
             print(f'{server_id} in ERROR: {(server.fault or {}).get("message")}')
             self._user.compute.delete_server(server_id)
             return f'{server_id} is being deleted'
@@ -207,7 +210,7 @@ class Crash:
         if container is not None and (status := self._user.status(container)) != 'gone':
             return f'{server_id} is gone, and its container {container} is {status}'
         self._containers.pop(server_id, None)
-        self._servers.remove(server_id)
+        self._servers = {at: one for at, one in self._servers.items() if one != server_id}
         return None
 
     def _container_wrong(self, server_id: str, *, runs: bool) -> str | None:
@@ -217,10 +220,12 @@ class Crash:
         return agreement.of_container(self._user, container, server_id, runs=runs)
 
 
-def run(*, seed: int, rounds: int, seconds: float) -> collections.Counter[str]:
-    """Do so many rounds, or as many as there is time for, and see that nothing is left.
+def run(tally: chance.Tally, *, seed: int, operations: int, seconds: float) -> None:
+    """Go on until so much was accepted, and see that nothing is left.
 
-    :returns: how often each thing was done
+    :param tally: what was done is counted in it
+    :param operations: how many creates, stops, attaches and deletes
+    :param seconds: after which no other round begins
     :raises AssertionError: something went wrong; what it was is in the message
     """
     admin, demo = users.User('admin'), users.User('demo')
@@ -231,11 +236,11 @@ def run(*, seed: int, rounds: int, seconds: float) -> collections.Counter[str]:
         stack.callback(admin.sdk.close)
         space = stack.enter_context(cloud.workspace(demo, admin))
         stack.callback(faults.mend, admin)
-        crash = Crash(space, seed)
-        for number in range(rounds):
-            if time.monotonic() > deadline:
-                break
-            print(f'{number + 1}: ', end='')
+        crash = Crash(space, seed, tally)
+        number = 0
+        while tally.counted < operations and time.monotonic() < deadline:
+            number += 1
+            print(f'{number}: ', end='')
             crash.round()
         crash.finish()
     wait_until(
@@ -245,25 +250,30 @@ def run(*, seed: int, rounds: int, seconds: float) -> collections.Counter[str]:
         interval=1.0,
         explain=lambda: f'{host.left_behind(before)}\n{host.describe()}',
     )
-    return crash.done
+    assert tally.counted >= operations, f'only {tally.counted} accepted in {seconds:g} s'
 
 
 def main() -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--seed', type=int, default=int.from_bytes(os.urandom(3)))
-    parser.add_argument('--rounds', type=int, default=50, help=f'of {AT_ONCE} things each')
+    parser.add_argument(
+        '--operations',
+        type=int,
+        default=200,
+        help='creates, stops, attaches and deletes that must have been accepted',
+    )
     parser.add_argument('--seconds', type=float, default=3600, help='begin no round after that')
     options = parser.parse_args()
     print(f'--seed {options.seed}')
+    tally = chance.Tally()
     try:
-        done = run(seed=options.seed, rounds=options.rounds, seconds=options.seconds)
+        run(tally, seed=options.seed, operations=options.operations, seconds=options.seconds)
     except AssertionError as error:
-        print(f'\nFAILED with --seed {options.seed}:\n{error}')
+        print('\n'.join(['', *tally.lines()]))
+        print(f'FAILED with --seed {options.seed}:\n{error}')
         return 1
-    for name, times in sorted(done.items()):
-        print(f'{times:5} {name}')
-    print('nothing left behind')
+    print('\n'.join([*tally.lines(), 'nothing left behind']))
     return 0
 
 
