@@ -24,7 +24,7 @@ _ACTION_TABLE = typing.cast(sa.Table, Action.__table__)
 _CONTAINERS, _ACTIONS = _CONTAINER_TABLE.c, _ACTION_TABLE.c
 
 _OWNERS = (
-    sa.select(_CONTAINERS.uuid, _CONTAINERS.desired, _CONTAINERS.name)
+    sa.select(_CONTAINERS.desired, _CONTAINERS.name)
     .where(_CONTAINERS.sandbox_id == sa.bindparam('sandbox'), _CONTAINERS.owns_sandbox)
     .with_for_update()
 )
@@ -48,14 +48,18 @@ def get(session: Session, uuid: str, *, lock: bool = False) -> Container | None:
     return session.scalars(query.with_for_update() if lock else query).one_or_none()
 
 
-def others_in_sandbox(session: Session, container: Container) -> Containers:
-    """Return the other containers that live in the sandbox, and are to stay."""
+def others_in_sandbox(session: Session, container: Container, *, lock: bool = False) -> Containers:
+    """Return the other containers that live in the sandbox, and are to stay.
+
+    :param lock: no request for one of them comes before the transaction ends
+    """
     query = sa.select(Container).where(
         Container.sandbox_id == container.sandbox_id,
         Container.id != container.id,
         Container.desired != Desired.DELETED,
     )
-    return list(session.scalars(query.order_by(Container.id)))
+    query = query.order_by(Container.id)
+    return list(session.scalars(query.with_for_update() if lock else query))
 
 
 def check_alone(session: Session, container: Container) -> None:
@@ -77,14 +81,15 @@ def check_alone(session: Session, container: Container) -> None:
 def join(session: Session, container: Container) -> None:
     """Let a container into its sandbox, unless that is about to go.
 
-    The owner's row is locked, as the request for its deletion locks it: either that
-    request sees the new container, or the new container sees that request.
+    It goes with the container that owns it, by whatever way that came to it, if nobody else
+    stays there. The owner's row is locked, as the request for its deletion and the last look
+    for others lock it: either they see the new container, or that sees the request.
 
     :raises errors.SandboxConflict: it is about to go
     """
     owners = session.connection().execute(_OWNERS, {'sandbox': container.sandbox_id})
-    for uuid, desired, name in owners:
-        if desired == Desired.DELETED and uuid == container.sandbox_id:
+    for desired, name in owners:
+        if desired == Desired.DELETED and not others_in_sandbox(session, container):
             raise errors.SandboxConflict(
                 f'Sandbox {container.sandbox_id} takes no container: it is being deleted '
                 f'with container {name}.'

@@ -53,8 +53,8 @@ class Store(Registry):
 
         One that joins a sandbox which a host has claimed is that host's from the start.
 
-        :raises errors.SandboxConflict: the container for which the sandbox was made is
-            being deleted, and the sandbox with it
+        :raises errors.SandboxConflict: the container that owns the sandbox is being
+            deleted, and the sandbox with it
         """
 
         def work(session: Session) -> Container:
@@ -253,7 +253,8 @@ class Store(Registry):
             container = records.get(session, uuid, lock=True)
             if container is None or not container.owns_sandbox:
                 return True
-            others = records.others_in_sandbox(session, container)
+            # One that a request ends meanwhile would end without its sandbox.
+            others = records.others_in_sandbox(session, container, lock=True)
             if not others:
                 return False
             container.owns_sandbox, others[0].owns_sandbox = False, True

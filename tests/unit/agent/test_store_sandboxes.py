@@ -146,3 +146,47 @@ def test_the_last_one_out_takes_the_sandbox(store):
     assert store.pass_on_sandbox(joined[0].uuid)
     store.remove_container(joined[0].uuid)
     assert not store.pass_on_sandbox(joined[1].uuid)
+
+
+def test_nobody_joins_a_sandbox_that_goes_with_its_heir(store):
+    made = owner(store)
+    heir = store.add_container(container(name='heir', sandbox_id=made.sandbox_id))
+    assert store.pass_on_sandbox(made.uuid)
+    store.remove_container(made.uuid)
+    store.request(heir.uuid, action=action('delete'), alone=True, desired=Desired.DELETED)
+    assert not store.pass_on_sandbox(heir.uuid)  # Nova is asked to delete it now
+    with pytest.raises(errors.SandboxConflict, match='heir'):
+        store.add_container(container(sandbox_id=made.sandbox_id))
+
+
+def test_a_sandbox_in_which_another_stays_takes_who_comes(store):
+    made = owner(store)
+    stays = store.add_container(container(sandbox_id=made.sandbox_id))
+    store.request(made.uuid, action=action('delete'), desired=Desired.DELETED)  # by itself
+    joined = store.add_container(container(sandbox_id=made.sandbox_id))
+    assert store.pass_on_sandbox(made.uuid)
+    store.request(stays.uuid, action=action('delete'), alone=True, desired=Desired.DELETED)
+    assert store.pass_on_sandbox(stays.uuid)
+    assert store.container(joined.uuid).owns_sandbox
+
+
+def test_an_heir_is_not_deleted_before_it_knows(store, monkeypatch):
+    made = owner(store)
+    heir = store.add_container(container(sandbox_id=made.sandbox_id))
+    look = records.others_in_sandbox
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = []
+
+        def look_and_wait(session, current, **options):
+            found = look(session, current, **options)
+            asked.append(
+                pool.submit(
+                    store.request, heir.uuid, action=action('delete'), desired=Desired.DELETED
+                )
+            )
+            concurrent.futures.wait(asked, timeout=0.3)  # it has to wait for us instead
+            return found
+
+        monkeypatch.setattr(records, 'others_in_sandbox', look_and_wait)
+        assert store.pass_on_sandbox(made.uuid)
+        assert asked[0].result(20).owns_sandbox
