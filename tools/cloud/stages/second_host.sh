@@ -134,7 +134,8 @@ stage_no_second_host() {
 
 # start_second NAME: one of its services.
 start_second() {
-    local stamp conf=$ETC/nova-compute-$SECOND_HOST/nova.conf
+    # of the suite is what the engine runs, whose command says no more than where to look for it
+    local stamp suite=${SECOND_SUITE:--} conf=$ETC/nova-compute-$SECOND_HOST/nova.conf
     local neutron=("$ETC/neutron/neutron.conf" "$ETC/neutron/openvswitch_agent-2.ini")
     local engine=("$ON_SECOND" env "PATH=$SECOND_ENGINE/usr/sbin:$SECOND_ENGINE/usr/bin:$PATH")
     case $1 in
@@ -147,10 +148,10 @@ start_second() {
         vswitchd-2) start "$1" - "$ON_SECOND" ovs-vswitchd "$OVSDB_SOCKET" \
             --unixctl="$SECOND_OVS/vswitchd.ctl" \
             -vconsole:warn -vsyslog:off ;;
-        containerd-2) start "$1" - "${engine[@]}" containerd -c "$ETC/containerd-2.toml" ;;
+        containerd-2) start "$1" "$suite" "${engine[@]}" containerd -c "$ETC/containerd-2.toml" ;;
         dockerd-2)
             forget_dead_docker "$SECOND_DIR/run/docker.pid"
-            start "$1" - "${engine[@]}" dockerd --config-file "$ETC/docker-2.json" ;;
+            start "$1" "$suite" "${engine[@]}" dockerd --config-file "$ETC/docker-2.json" ;;
         neutron-ovs-agent-2) start "$1" "$(stamp_of "${neutron[@]}")" "$ON_SECOND" \
             neutron-openvswitch-agent "${neutron[@]/#/--config-file=}" ;;
         nova-compute-2)
