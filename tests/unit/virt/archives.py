@@ -1,9 +1,20 @@
-"""Archives of images, as ``docker save`` writes them."""
+"""Archives of images, as ``docker save`` writes them and ``docker load`` reads them."""
 
 import hashlib
 import io
 import json
 import tarfile
+
+UNREADABLE = (tarfile.TarError, KeyError)
+"""What `loaded` raises of an archive that is none."""
+
+
+class Pieces(io.BytesIO):
+    """What the engine sends piece by piece."""
+
+    def iter_content(self, size):
+        while chunk := self.read(700):
+            yield chunk
 
 
 def saved(pictures):
@@ -35,6 +46,19 @@ def saved(pictures):
         add('manifest.json', json.dumps(manifest).encode())
         add('repositories', b'{}')
     return output.getvalue()
+
+
+def loaded(archive):
+    """Give each image of an archive: id, configuration, layers and tags.
+
+    :param archive: as a file
+    """
+    with tarfile.open(fileobj=archive) as tar:
+        for entry in json.load(tar.extractfile('manifest.json')):
+            config = tar.extractfile(entry['Config']).read()
+            layers = tuple(tar.extractfile(name).read() for name in entry['Layers'])
+            ident = f'sha256:{hashlib.sha256(config).hexdigest()}'
+            yield ident, json.loads(config), layers, entry['RepoTags']
 
 
 def archive(config=None, layers=(b'layer',), tags=('evil:latest',), manifest=None, extra=()):

@@ -3,12 +3,8 @@
 import collections
 import datetime
 import fnmatch
-import hashlib
-import io
 import itertools
-import json
 import queue
-import tarfile
 import threading
 import time
 import uuid
@@ -47,14 +43,6 @@ class Stream:
 
     def close(self):
         self.queue.put(None)
-
-
-class Answer(io.BytesIO):
-    """What the engine sends piece by piece."""
-
-    def iter_content(self, size):
-        while chunk := self.read(700):
-            yield chunk
 
 
 class FakeDocker:
@@ -308,19 +296,15 @@ class FakeDocker:
     def _get(self, path, params, stream):
         self._call('save', *params['names'])
         pictures = {name: self.contents_[self.images_[name]] for name in params['names']}
-        return Answer(archives.saved(pictures))
+        return archives.Pieces(archives.saved(pictures))
 
     def load_image(self, archive):
         self._call('load')
         try:
-            with tarfile.open(fileobj=archive) as tar:
-                for entry in json.load(tar.extractfile('manifest.json')):
-                    config = tar.extractfile(entry['Config']).read()
-                    layers = tuple(tar.extractfile(name).read() for name in entry['Layers'])
-                    ident = f'sha256:{hashlib.sha256(config).hexdigest()}'
-                    self.contents_[ident] = json.loads(config), layers
-                    self.images_.update(dict.fromkeys(entry['RepoTags'], ident))
-        except (tarfile.TarError, KeyError) as error:
+            for ident, config, layers, tags in archives.loaded(archive):
+                self.contents_[ident] = config, layers
+                self.images_.update(dict.fromkeys(tags, ident))
+        except archives.UNREADABLE as error:
             return iter([{'error': str(error), 'errorDetail': {'message': str(error)}}])
         return iter([{'stream': 'Loaded image'}])
 
