@@ -42,12 +42,13 @@ M_ARENA_MAX = -8
 OWN_PAGES = 256 << 10
 """Bytes from which on a block of memory has pages of its own, and gives them back when freed."""
 
-UNWANTED = ('eventlet', 'paramiko')
+UNWANTED = ('eventlet', 'greenlet', 'paramiko')
 """Modules that libraries import where they are installed, and do without where not.
 
 eventlet comes with oslo.cache's pool of connections to memcached: a thread in which it was
-imported never ends in the eyes of `Thread.join`. paramiko is docker's, for ssh:// URLs, and
-costs 8 MiB of memory.
+imported never ends in the eyes of `Thread.join`. greenlet is for oslo.middleware's reports of
+threads that are not used here, and costs 1 MiB of memory; SQLAlchemy needs it for asyncio alone.
+paramiko is docker's, for ssh:// URLs, and costs 8 MiB.
 """
 
 SWITCH_INTERVAL = 0.001

@@ -255,6 +255,29 @@ def test_libraries_that_libraries_drag_in_are_kept_out(monkeypatch):
     monkeypatch.delitem(sys.modules, 'no_such_module')
 
 
+def test_the_agent_does_without_them():
+    whole = """
+import sys
+from zun_agent import cmd
+cmd._keep_out(*cmd.UNWANTED)
+import sqlalchemy
+from zun_agent import images, reconciler, runtime
+from zun_agent.api import app
+sqlalchemy.create_engine('mysql+pymysql://nobody@127.0.0.1/nothing')
+sqlalchemy.create_engine('sqlite://').connect().close()
+print(*(name for name in ('eventlet', 'greenlet', 'paramiko') if sys.modules.get(name)))
+"""
+    ignored = "ignore:'cgi' is deprecated:DeprecationWarning"  # webob, as everywhere
+    done = subprocess.run(
+        [sys.executable, '-W', 'error', '-W', ignored, '-c', whole],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=REPOSITORY,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, '\n', '')
+
+
 def test_an_unavailable_store_can_be_told_across_processes():
     # which is how `open_store` hears of it
     import pickle
