@@ -11,6 +11,12 @@ PLACES = 7  # for servers, each with one at a time; a project may have ten
 VOLUMES = 4
 AT_ONCE = 8  # things asked for in a round; a kill and what follows it take far longer than they
 PORTS = 3  # of a server, at most
+COMPUTE = 'nova-compute'
+WAITED_FOR = ('attach', 'attach volume')
+"""Over these Nova's API waits for nova-compute, a minute if it dies, in one of its two processes.
+
+Of a round in which it dies there is one, so that the other process answers.
+"""
 COUNTED = ('create', 'stop', 'attach', 'attach volume', 'delete')
 """What a run is measured by; the rest is asked for beside it."""
 
@@ -80,14 +86,17 @@ class Plan:
         self._victims = victims
         self._places = [_Place() for _ in range(PLACES)]
         self._asked: dict[int, set[str]] = {}  # of the server in each place, in this round
+        self._waits = True  # whether one more may be asked for that is waited for
 
     def round(self) -> Round:
         """Draw the next round."""
         victim = self._chance.choice(self._victims)
         self._asked = {place: set() for place in range(PLACES)}
+        self._waits = True
         steps: list[Step] = []
         while len(steps) < AT_ONCE and (open_to := self._open()):
             steps.append(self._step(open_to))
+            self._waits &= victim != COMPUTE or steps[-1].kind not in WAITED_FOR
         before, after = self._chance.uniform(0, 4), self._chance.uniform(0, 2)
         return Round(victim, before, after, tuple(steps))
 
@@ -116,9 +125,9 @@ class Plan:
             'stop': server.runs,
             'start': not server.runs,
             'reboot': server.runs,
-            'attach': server.ports < PORTS,
+            'attach': server.ports < PORTS and self._waits,
             'detach': server.ports > 1,
-            'attach volume': server.volume is None and bool(self._free_volumes()),
+            'attach volume': server.volume is None and self._waits and bool(self._free_volumes()),
             'detach volume': server.volume is not None,
             'container': server.runs and not server.container,
             # nova itself leaves a port in Neutron that it makes for a server being deleted

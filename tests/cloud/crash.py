@@ -101,12 +101,14 @@ class Crash:
             self._storage.until(volume, 'available')
 
     def _services(self) -> dict[str, Victim]:
-        admin = self._space.admin
-        compute = functools.partial(faults.kill, 'nova-compute')
-        agent = functools.partial(faults.kill, 'zun-agent')
+        compute, agent = chance.COMPUTE, 'zun-agent'
         return {
-            'nova-compute': Victim(compute, functools.partial(faults.restart_compute, admin)),
-            'zun-agent': Victim(agent, faults.restart_agent),
+            # Nova is not asked when it heard from it: what waits for nova-compute may keep all of
+            # its API from answering.
+            compute: Victim(
+                functools.partial(faults.kill, compute), functools.partial(faults.restart, compute)
+            ),
+            agent: Victim(functools.partial(faults.kill, agent), faults.restart_agent),
             'dockerd': Victim(faults.kill_docker, faults.restart_docker),
             'containerd': Victim(faults.kill_containerd, faults.restart_containerd),
         }

@@ -7,7 +7,7 @@ import pytest
 from tests.cloud import chance
 
 SEEDS = range(20)
-VICTIMS = ['one', 'other']
+VICTIMS = [chance.COMPUTE, 'one', 'other']
 BESIDE = {'start', 'reboot', 'detach', 'detach volume', 'container'}
 
 
@@ -81,6 +81,16 @@ def test_a_server_is_asked_for_nothing_beside_its_beginning_or_after_its_end():
                 assert 'delete' not in kinds[:-1]
                 assert 'delete' not in kinds or not {'attach', 'detach'} & set(kinds)
                 assert len({'stop', 'start', 'reboot'} & set(kinds)) < 2
+
+
+def test_the_api_is_not_kept_from_answering_by_a_dead_compute():
+    at_once = collections.defaultdict(set)
+    for seed in SEEDS:
+        for one in rounds(seed):
+            waited_for = [step for step in one.steps if step.kind in chance.WAITED_FOR]
+            at_once[one.victim == chance.COMPUTE].add(len(waited_for))
+    assert max(at_once[True]) == 1
+    assert max(at_once[False]) > 2
 
 
 @pytest.mark.parametrize(
