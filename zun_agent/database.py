@@ -149,14 +149,15 @@ def _engine(url: sa.URL, isolation_level: str = 'READ COMMITTED') -> sa.Engine:
     # by the retry instead, and those that the server gives up for idleness are not kept.
     options.update(pool_recycle=600, isolation_level=isolation_level)
     options.update(skip_autocommit_rollback=True)
-    if url.get_driver_name() == 'pymysql':
-        options['connect_args'] = {
-            'connect_timeout': 5,
-            'read_timeout': 30,
-            'write_timeout': 30,
-            'init_command': f'SET SESSION innodb_lock_wait_timeout={LOCK_WAIT}',
-        }
-    return sa.create_engine(url, **options)
+    if url.get_driver_name() != 'pymysql':
+        return sa.create_engine(url, **options)
+    from zun_agent import mysql  # its driver need not be there for another database
+
+    timeouts = {'connect_timeout': 5, 'read_timeout': 30, 'write_timeout': 30}
+    lock_wait = f'SET SESSION innodb_lock_wait_timeout={LOCK_WAIT}'
+    engine = sa.create_engine(url, connect_args={**timeouts, 'init_command': lock_wait}, **options)
+    mysql.use(engine)
+    return engine
 
 
 def _read_json(text: str) -> typing.Any:
