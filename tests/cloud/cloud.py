@@ -22,7 +22,7 @@ SERVER = 90.0  # seconds within which a server must have done what it was asked 
 
 
 MADE: set[str] = set()
-"""Ids, as digits only, of all servers and containers that the tests made."""
+"""Ids, as digits only, of servers, containers, volumes and ports that the tests made."""
 
 
 @dataclasses.dataclass
@@ -189,6 +189,7 @@ class Workspace:
         """Make a port of the user's own."""
         made = self.user.network.create_port(network_id=network, name=self.name('port'), **spec)
         self._rest.callback(self.user.network.delete_port, made.id)
+        MADE.update(host.ids(made.id))
         return made
 
     def finally_do(self, act: Callable[..., object], *arguments: typing.Any) -> None:

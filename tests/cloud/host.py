@@ -26,6 +26,8 @@ CONTROL_GROUPS = pathlib.Path('/sys/fs/cgroup')
 
 _NOISE = re.compile(r'neutronclient is deprecated|GET /\S* status 200')
 
+_UUID = re.compile('[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}')
+
 # What no deletion may leave behind, by the table that holds it.
 ROWS = {
     'Neutron ports': "select id from neutron.ports where device_owner not like 'network:%'",
@@ -227,11 +229,24 @@ def mounts() -> set[str]:
 def loop_devices() -> set[str]:
     """Return the loop devices of Cinder's files, each with its file."""
     share = f'{settings.load()["STATE"]}/cinder/'
-    files = {
-        file.parts[3]: file.read_text().strip()
-        for file in pathlib.Path('/sys/block').glob('loop*/loop/backing_file')
-    }
-    return {f'/dev/{name} {file}' for name, file in files.items() if file.startswith(share)}
+    found = set()
+    for entry in pathlib.Path('/sys/block').glob('loop*/loop/backing_file'):
+        try:
+            file = entry.read_text().strip()
+        except OSError:  # detached since it was listed
+            continue
+        if file.startswith(share):
+            found.add(f'/dev/{entry.parts[3]} {file}')
+    return found
+
+
+def image_tags() -> set[str]:
+    """Return the names of all images in Docker.
+
+    The listing alone has them: Docker's own library asks for each image after it, and fails for
+    one that is removed meanwhile.
+    """
+    return {tag for image in engine().api.images() for tag in image['RepoTags'] or ()}
 
 
 def _below(directory: pathlib.Path) -> set[str]:
@@ -249,7 +264,7 @@ def _of_servers(names: Iterable[str]) -> set[str]:
 
 def ids(name: str) -> set[str]:
     """Return the uuids in a name, as digits only."""
-    return set(re.findall('[0-9a-f]{32}', name.replace('-', '')))
+    return {one.replace('-', '') for one in _UUID.findall(name)}
 
 
 def look() -> dict[str, set[str]]:

@@ -9,8 +9,8 @@ import typing
 
 import openstack
 
-from tests.cloud import settings
-from tests.cloud.cloud import Workspace
+from tests.cloud import host, settings
+from tests.cloud.cloud import MADE, Workspace
 from tests.cloud.waiting import wait_until
 
 
@@ -21,11 +21,14 @@ class Storage:
         self.space = space
         self.user = space.user
         self.api = space.user.sdk.block_storage
+        self._made: set[str] = set()
 
     def volume(self, size: int = 1, **spec: typing.Any) -> str:
         """Make a volume, which goes when the servers have; returns its id."""
         made = self.api.create_volume(size=size, name=self.space.name('volume'), **spec)
         self.space.finally_do(self.delete, made.id)
+        self._made |= host.ids(made.id)
+        MADE.update(host.ids(made.id))
         self.until(made.id, 'available')
         return str(made.id)
 
@@ -66,6 +69,10 @@ class Storage:
     def devices(self, server: str) -> dict[str, str]:
         """Return the names of a server's volumes in Nova, by their ids."""
         return {one.volume_id: one.device for one in self.user.compute.volume_attachments(server)}
+
+    def loops(self) -> set[str]:
+        """Return the loop devices of these volumes, each with its file."""
+        return {loop for loop in host.loop_devices() if host.ids(loop) & self._made}
 
     def file(self, volume_id: str) -> pathlib.Path:
         """Return where Cinder keeps a volume."""

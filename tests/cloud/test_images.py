@@ -242,7 +242,7 @@ def test_an_image_is_cached_before_it_is_needed_and_goes_when_it_is_not(
     space.finally_do(space.user.image.delete_image, image.id)
 
     def has(image_id: str) -> bool:
-        return any(image_id in tag for one in host.engine().images.list() for tag in one.tags)
+        return any(image_id in tag for tag in host.image_tags())
 
     space.admin.compute.aggregate_precache_images(aggregate, [image.id])
     wait_until('cached', lambda: has(image.id), timeout=30)

@@ -46,12 +46,12 @@ def test_a_resize_with_a_volume(space: Workspace, storage: Storage) -> None:
     storage.attach(server, volume)
     writes = f'exec 3>>{path(volume)}/log; while sleep 0.1; do echo x >&3; done'
     one = space.running(sandbox=server, command=['sh', '-c', writes])
-    started, loops = host.container(one).attrs['State']['StartedAt'], host.loop_devices()
+    started, loops = host.container(one).attrs['State']['StartedAt'], storage.loops()
     assert len(loops) == 1
 
     def goes_on() -> None:
         assert host.container(one).attrs['State']['StartedAt'] == started
-        assert host.loop_devices() == loops
+        assert storage.loops() == loops
         size = f'stat -c %s {path(volume)}/log'
         before = int(user.shell(one, size))
         wait_until('it writes', lambda: int(user.shell(one, size)) > before, timeout=10)

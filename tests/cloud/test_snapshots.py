@@ -16,16 +16,12 @@ def _kept(user: User, container: str) -> str:
     return user.shell(container, 'cat /kept')
 
 
-def _images() -> set[str]:
-    return {tag for image in host.engine().images.list() for tag in image.tags}
-
-
 def test_shelved_and_back(space: Workspace) -> None:
     user, server = space.user, space.server()
     one = space.running(sandbox=server, command=WRITES)
     job = space.run(sandbox=server, command=['echo', 'began'])
     user.wait(job, 'Stopped')
-    wrote, images = _kept(user, one), _images()
+    wrote, images = _kept(user, one), host.image_tags()
     address = [record.address for record in host.sandboxes().read(server).addresses]
 
     user.compute.shelve_server(server)
@@ -45,7 +41,7 @@ def test_shelved_and_back(space: Workspace) -> None:
     assert [found.address for found in record.addresses] == address
     assert user.execute(one, 'ping -c 1 10.20.0.1')[1] == 0
     space.delete_server(server)
-    left = {tag for tag in _images() - images if 'zun-snapshot-image' in tag}
+    left = {tag for tag in host.image_tags() - images if 'zun-snapshot-image' in tag}
     assert left == set()
 
 

@@ -45,7 +45,7 @@ def test_a_volume_comes_and_goes_while_containers_run(space: Workspace, storage:
     record = host.sandboxes().read(server)
     assert record is not None
     assert record.volumes == ()
-    assert host.loop_devices() == set()
+    assert storage.loops() == set()
 
     other = space.server()
     storage.attach(other, volume, device='/dev/vdq')
@@ -99,7 +99,7 @@ def test_data_survives_what_happens_to_the_server(space: Workspace, storage: Sto
 
     user.compute.stop_server(server)
     space.until_server(server, 'SHUTOFF')
-    assert host.loop_devices() == set(), 'a stopped server holds its volume'
+    assert storage.loops() == set(), 'a stopped server holds its volume'
     user.compute.start_server(server)
     intact()
     for kind in ('SOFT', 'HARD'):
