@@ -2,8 +2,11 @@
 
 No test leaves anything behind: what is on the host and in the databases is compared
 before and after each test, and before and after each module for what its tests share.
-Where others use the same cloud at the same time, set ``ZUN_TEST_SHARED``: then only what
-bears the id of a server or container of the tests' own counts.
+
+Several workers of pytest-xdist may share the cloud. Then a test is blamed only for what bears an
+id of its worker's making, and everything is compared before the first and after the last test. A
+test that would disturb others, or that others would disturb, is marked ``alone``. Where somebody
+else uses the cloud, set ``ZUN_TEST_SHARED``: then nothing else than what bears such an id counts.
 """
 
 from __future__ import annotations
@@ -27,14 +30,65 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line('filterwarnings', f'ignore:::{module}')
     config.addinivalue_line('markers', 'faults: services are killed in the middle of their work')
     config.addinivalue_line('markers', 'two_hosts: needs `tools/allinone up --hosts 2`')
+    config.addinivalue_line('markers', 'alone: nothing else may use the cloud; so are those two')
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what one host cannot show."""
-    if not hosts.there_are_two():
-        for item in items:
-            if item.get_closest_marker('two_hosts'):
-                item.add_marker(pytest.mark.skip(reason='needs tools/allinone up --hosts 2'))
+def _one_of_several(config: pytest.Config) -> bool:
+    """Whether this process is a worker, and other workers use the cloud, too."""
+    return bool(getattr(config, 'workerinput', {}).get('workercount', 1) > 1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by markers
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what one host, and what one worker of several cannot show."""
+    for item in items:
+        if item.get_closest_marker('faults') or item.get_closest_marker('two_hosts'):
+            item.add_marker('alone')
+        if item.get_closest_marker('two_hosts') and not hosts.there_are_two():
+            item.add_marker(pytest.mark.skip(reason='needs tools/allinone up --hosts 2'))
+        if item.get_closest_marker('alone') and _one_of_several(config):
+            item.add_marker(pytest.mark.skip(reason='needs the cloud for itself: no workers'))
+
+
+_BEFORE = pytest.StashKey[dict[str, set[str]]]()
+_LEFT = pytest.StashKey[str]()
+
+
+def _has_workers(config: pytest.Config) -> bool:
+    """Whether this process runs no tests, but has workers run them."""
+    return config.pluginmanager.has_plugin('dsession')
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Remember what is there before workers share the cloud."""
+    if _has_workers(session.config) and 'ZUN_TEST_SHARED' not in os.environ:
+        session.config.stash[_BEFORE] = host.look()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run for whatever the workers, which have ended, left behind."""
+    if _has_workers(session.config) and hosts.there_are_two():
+        admin = cloud.User('admin')
+        _second_host(admin, in_service=True)
+        admin.sdk.close()
+    before = session.config.stash.get(_BEFORE, None)
+    if before is None:
+        return
+    try:
+        _assert_clean(before)
+    except AssertionError as left:
+        session.config.stash[_LEFT] = str(left)
+        # not as by a failed test, which may pass when it is run again
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say what the workers left behind."""
+    if left := config.stash.get(_LEFT, ''):
+        terminalreporter.section('left behind by the workers', red=True)
+        terminalreporter.line(left)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -60,10 +114,10 @@ def log_positions(request: pytest.FixtureRequest) -> None:
     }
 
 
-def _assert_clean(before: dict[str, set[str]]) -> None:
+def _assert_clean(before: dict[str, set[str]], *, ours_only: bool = False) -> None:
     def remains() -> dict[str, list[str]]:
         found = host.left_behind(before)
-        if 'ZUN_TEST_SHARED' not in os.environ:
+        if not ours_only:
             return found
         return {
             what: ours
@@ -80,12 +134,19 @@ def _assert_clean(before: dict[str, set[str]]) -> None:
     )
 
 
+@pytest.fixture(scope='session')
+def ours_only(pytestconfig: pytest.Config) -> bool:
+    """Whether others use the cloud meanwhile."""
+    return _one_of_several(pytestconfig) or 'ZUN_TEST_SHARED' in os.environ
+
+
 @pytest.fixture(autouse=True, scope='session')
-def second_host_rests(admin: cloud.User) -> Iterator[None]:
+def second_host_rests(pytestconfig: pytest.Config, admin: cloud.User) -> Iterator[None]:
     """Let every sandbox be made on the first host, but by tests of two hosts."""
     _second_host(admin, in_service=False)
     yield
-    _second_host(admin, in_service=True)
+    if not _one_of_several(pytestconfig):  # the others may not have ended
+        _second_host(admin, in_service=True)
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -110,19 +171,21 @@ def _second_host(admin: cloud.User, *, in_service: bool) -> None:
 
 
 @pytest.fixture(autouse=True, scope='module')
-def module_leaves_nothing(admin: cloud.User, second_host_in_service: None) -> Iterator[None]:
+def module_leaves_nothing(
+    admin: cloud.User, second_host_in_service: None, ours_only: bool
+) -> Iterator[None]:
     """Compare before and after what the tests of a module share."""
     before = host.look()
     yield
-    _assert_clean(before)
+    _assert_clean(before, ours_only=ours_only)
 
 
 @pytest.fixture(autouse=True)
-def leaves_nothing(module_leaves_nothing: None) -> Iterator[None]:
+def leaves_nothing(module_leaves_nothing: None, ours_only: bool) -> Iterator[None]:
     """Compare before and after a test."""
     before = host.look()
     yield
-    _assert_clean(before)
+    _assert_clean(before, ours_only=ours_only)
 
 
 @pytest.fixture(scope='session')

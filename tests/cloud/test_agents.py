@@ -16,6 +16,8 @@ from tests.cloud.cloud import Workspace, shown_addresses
 from tests.cloud.users import User
 from tests.cloud.waiting import wait_until
 
+pytestmark = pytest.mark.alone
+
 TALKS = ['sh', '-c', 'trap "exit 0" TERM; echo began; sleep 3600 & wait']
 
 Ask = typing.Callable[..., requests.Response]

@@ -73,6 +73,7 @@ def test_what_makes_sandboxes_and_containers_is_no_root() -> None:
             assert set(held.values()) == {'0' * 16}, f'{service}{suffix} holds {held}'
 
 
+@pytest.mark.alone
 def test_a_dead_service_is_shown_and_started_again() -> None:
     faults.kill('memcached')
     assert status()['memcached']['STATE'] == 'stopped'
@@ -88,6 +89,7 @@ def test_what_allinone_does_not_start_is_not_stopped() -> None:
     assert faults.runs('zun-agent')
 
 
+@pytest.mark.alone
 def test_what_runs_goes_on_while_the_cloud_is_down(space: Workspace) -> None:
     user = space.user
     lives = space.running(command=['sh', '-c', 'echo it > /kept; exec sleep 3600'])

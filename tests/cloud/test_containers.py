@@ -300,6 +300,7 @@ def test_failing_command_is_told(space: Workspace, sandbox: str) -> None:
     assert 'no-such-program' in shown.status_reason
 
 
+@pytest.mark.alone
 def test_status_follows_docker_within_a_second(space: Workspace, sandbox: str) -> None:
     user = space.user
     late = []

@@ -13,6 +13,8 @@ from tests.cloud import host, settings
 from tests.cloud.cloud import User, Workspace, address, gateway
 from tests.cloud.waiting import wait_until
 
+pytestmark = pytest.mark.alone
+
 HYBRID = '\n[securitygroup]\nfirewall_driver = iptables_hybrid\n'
 
 

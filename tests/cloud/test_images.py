@@ -223,6 +223,7 @@ def images_age_soon(admin: User) -> Iterator[None]:
         yield
 
 
+@pytest.mark.alone
 def test_an_image_is_cached_before_it_is_needed_and_goes_when_it_is_not(
     space: Workspace,
     sandbox: str,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 import typing
 
+import pytest
+
 from tests.cloud import host
 from tests.cloud.cloud import Workspace
 from tests.cloud.users import User
@@ -189,6 +191,7 @@ def test_what_changes_in_neutron(space: Workspace) -> None:
     assert user.status(one) == 'Running'
 
 
+@pytest.mark.alone
 def test_limits_of_bandwidth(space: Workspace) -> None:
     """What a sandbox sends is limited; what it gets is where Neutron's own means see it."""
     user, admin, limit = space.user, space.admin, 8000  # kbit/s

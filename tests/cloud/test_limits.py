@@ -11,6 +11,8 @@ from tests.cloud import host
 from tests.cloud.cloud import User, Workspace
 from tests.cloud.waiting import stays, wait_until
 
+pytestmark = pytest.mark.alone
+
 MIB = 1 << 20
 HUNGRY = ['sh', '-c', 'while :; do :; done']
 # holds 70 MiB in its one process, and waits for somebody to read them

@@ -16,8 +16,6 @@ from tests.cloud.users import User
 from tests.cloud.waiting import stays, wait_until
 from zun_virt import sandbox as contract
 
-pytestmark = pytest.mark.faults
-
 TALKS = ['sh', '-c', 'trap "exit 0" TERM; echo began; sleep 3600 & wait']
 BACK = 30.0  # seconds within which a sandbox must run again
 DRY_RUN = """
@@ -32,10 +30,13 @@ recovery_interval = 2
 
 
 @pytest.fixture(autouse=True)
-def everything_runs(space: Workspace, admin: User) -> Iterator[None]:
-    """Have everything run again, whatever the test did to it, before its things are removed."""
+def everything_runs(
+    request: pytest.FixtureRequest, space: Workspace, admin: User
+) -> Iterator[None]:
+    """Have everything run again that the test may have killed, before its things are removed."""
     yield
-    faults.mend(admin)
+    if request.node.get_closest_marker('faults'):
+        faults.mend(admin)
 
 
 def _until_it_runs_again(space: Workspace, server: str, container: str, times: int = 2) -> None:
@@ -71,6 +72,7 @@ def test_a_sandbox_that_its_tenant_shuts_down_is_shut_off(space: Workspace) -> N
     _until_it_runs_again(space, server, one)
 
 
+@pytest.mark.faults
 def test_sandboxes_that_went_with_the_engine_run_again(space: Workspace) -> None:
     """An engine without live-restore ends some gently and kills others."""
     killed, ended = space.server(), space.server()
@@ -84,6 +86,7 @@ def test_sandboxes_that_went_with_the_engine_run_again(space: Workspace) -> None
         _until_it_runs_again(space, server, one)
 
 
+@pytest.mark.faults
 def test_one_that_died_while_nova_compute_was_away(space: Workspace) -> None:
     server, stopped = space.server(), space.server()
     one = space.running(sandbox=server, command=TALKS)
@@ -117,6 +120,7 @@ def _until_it_reaches_the_gateway(space: Workspace, container: str) -> None:
     )
 
 
+@pytest.mark.faults
 def test_orphans_are_removed(space: Workspace, admin: User) -> None:
     """Of a server deleted while nova-compute was away, and of one cut off as it was made.
 

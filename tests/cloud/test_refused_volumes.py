@@ -14,6 +14,8 @@ from tests.cloud.cloud import User, Workspace, network_id
 from tests.cloud.storage import Storage, digest, disk, path
 from tests.cloud.waiting import stays, wait_until
 
+pytestmark = pytest.mark.alone
+
 # Beside what allinone's Cinder has: somewhere to go for a volume, and keys.
 MORE = """
 [DEFAULT]

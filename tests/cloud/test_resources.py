@@ -120,6 +120,7 @@ def shaped(admin: User) -> Iterator[Provider]:
     provider.forget('/traits/CUSTOM_GOLD', '/resource_classes/CUSTOM_LICENSE')
 
 
+@pytest.mark.alone
 def test_placement_has_what_the_options_say(shaped: Provider) -> None:
     def told() -> dict[str, tuple[int, float]]:
         found = shaped.get('inventories')
@@ -157,6 +158,7 @@ def _cores_of(container_id: str) -> str:
     return found[1]
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures('shaped')
 def test_a_core_of_ones_own(space: Workspace, own_core: str) -> None:
     own, common = space.server(flavor=own_core), space.server()

@@ -45,6 +45,7 @@ def test_shelved_and_back(space: Workspace) -> None:
     assert left == set()
 
 
+@pytest.mark.alone
 def test_shelved_where_it_is(space: Workspace, admin: User) -> None:
     """Where the operator has shelved servers keep their place, their containers stay, too."""
     user, server = space.user, space.server()

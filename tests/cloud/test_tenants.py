@@ -25,6 +25,7 @@ def quota(admin: User, demo: User) -> Iterator[None]:
     )
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ('numbers', 'word'),
     [({'instances': 0}, 'instances'), ({'cores': 0}, 'cores'), ({'ram': 64}, 'ram')],
@@ -47,6 +48,7 @@ def _known(user: User, name: str) -> list[str]:
     ]
 
 
+@pytest.mark.alone
 def test_used_up_quota_of_ports(space: Workspace, admin: User) -> None:
     used = len(list(admin.network.ports(project_id=space.user.project_id)))
     before = admin.network.get_quota(space.user.project_id).ports
@@ -60,6 +62,7 @@ def test_used_up_quota_of_ports(space: Workspace, admin: User) -> None:
     assert not _known(space.user, name)
 
 
+@pytest.mark.alone
 def test_quota_does_not_count_containers_in_a_sandbox(
     space: Workspace, sandbox: str, quota: None
 ) -> None:
