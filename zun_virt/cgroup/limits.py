@@ -12,6 +12,13 @@ _MAX_SHARES = 262_144
 _UNLIMITED = 2**64 - 1
 """systemd's word for no limit."""
 
+_IO_PROPERTIES = {
+    'IOReadBandwidthMax': 'read_bytes',
+    'IOWriteBandwidthMax': 'write_bytes',
+    'IOReadIOPSMax': 'read_requests',
+    'IOWriteIOPSMax': 'write_requests',
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Io:
@@ -145,23 +152,17 @@ def slice_properties(limits: Limits, version: int) -> list[tuple[str, tuple[str,
     ]
     if limits.cpus:
         properties.append(('AllowedCPUs', ('ay', cpu_mask(limits.cpus))))
-    if limits.io:
-        properties += _io_properties(limits.io)
+    return properties + _io_properties(limits.io)
+
+
+def _io_properties(limits: Io | None) -> list[tuple[str, tuple[str, typing.Any]]]:
+    properties: list[tuple[str, tuple[str, typing.Any]]] = []
+    for name, field in _IO_PROPERTIES.items():
+        # systemd adds to what it knows of each disk; nothing at all makes it forget that.
+        properties.append((name, ('a(st)', [])))
+        if limits and (number := getattr(limits, field)) is not None:
+            properties.append((name, ('a(st)', [(f'/dev/block/{limits.device}', number)])))
     return properties
-
-
-def _io_properties(limits: Io) -> list[tuple[str, tuple[str, typing.Any]]]:
-    values = {
-        'IOReadBandwidthMax': limits.read_bytes,
-        'IOWriteBandwidthMax': limits.write_bytes,
-        'IOReadIOPSMax': limits.read_requests,
-        'IOWriteIOPSMax': limits.write_requests,
-    }
-    path = f'/dev/block/{limits.device}'
-    return [
-        (name, ('a(st)', [(path, _UNLIMITED if number is None else number)]))
-        for name, number in values.items()
-    ]
 
 
 def cpus_of(text: str) -> set[int]:

@@ -11,7 +11,15 @@ from oslo_log import log as logging
 
 from zun_virt.cgroup import usage
 from zun_virt.cgroup.errors import CgroupError, LimitsInUse
-from zun_virt.cgroup.limits import Limits, Setting, cpus_of, legacy_settings, unified_settings
+from zun_virt.cgroup.limits import (
+    Io,
+    Limits,
+    Setting,
+    cpus_of,
+    io_max,
+    legacy_settings,
+    unified_settings,
+)
 from zun_virt.privsep import FAILURES, cgroups
 
 LOG = logging.getLogger(__name__)
@@ -173,8 +181,24 @@ class Unified:
                 for directory in (self._root, above)
                 for controller in dict.fromkeys(setting.controller for setting in settings)
             ),
+            *_lifted(own, limits.io),
             *((f'{own}/{setting.file}', setting.value, setting.optional) for setting in settings),
         ]
+
+
+def _lifted(own: pathlib.Path, bounds: Io | None) -> list[_Change]:
+    """Return what lifts the bounds of block I/O that are none of a cgroup's any more.
+
+    The kernel keeps those of every disk until they are lifted by its number.
+    """
+    file = own / 'io.max'
+    disks = [line.split()[0] for line in (_text(file) or '').splitlines()]
+    return [
+        # The disk may have gone.
+        (str(file), io_max(Io(device=disk)), True)
+        for disk in disks
+        if bounds is None or disk != bounds.device
+    ]
 
 
 def refuse(conflict: usage.Conflict | None) -> None:

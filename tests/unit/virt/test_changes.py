@@ -10,6 +10,7 @@ from zun_virt import cgroup, confined
 from zun_virt.cgroup import limits as settings
 from zun_virt.cgroup import usage
 from zun_virt.privsep import PrivilegedError
+from zun_virt.privsep import cgroups as privileged
 
 MIB = 1 << 20
 PARENT = '/zun/0123456789abcdef0123456789abcdef'
@@ -253,10 +254,39 @@ def test_bounds_on_io():
     assert unified[-1].file == 'io.max'
     assert unified[-1].value == '8:0 rbps=1000 wbps=max riops=max wiops=20'
     assert not [s for s in settings.legacy_settings(limits(io=IO)) if s.controller == 'blkio']
-    properties = dict(settings.slice_properties(limits(io=IO), 2))
-    assert properties['IOReadBandwidthMax'] == ('a(st)', [('/dev/block/8:0', 1000)])
-    assert properties['IOWriteBandwidthMax'] == ('a(st)', [('/dev/block/8:0', 2**64 - 1)])
-    confined.check_systemd('SetUnitProperties', 'sba(sv)', [SLICE, True, list(properties.items())])
+    properties = settings.slice_properties(limits(io=IO), 2)
+    assert [pair for pair in properties if pair[0].startswith('IORead')] == [
+        ('IOReadBandwidthMax', ('a(st)', [])),
+        ('IOReadBandwidthMax', ('a(st)', [('/dev/block/8:0', 1000)])),
+        ('IOReadIOPSMax', ('a(st)', [])),
+    ]
+    confined.check_systemd('SetUnitProperties', 'sba(sv)', [SLICE, True, properties])
+
+
+def test_bounds_on_io_are_lifted_with_the_flavor_that_had_them(tmp_path, kernel):
+    own = tmp_path / PARENT[1:]
+    own.mkdir(parents=True)
+    (own / 'io.max').write_text(
+        '8:0 rbps=1000 wbps=max riops=max wiops=20\n8:16 rbps=9 wbps=max riops=max wiops=max\n'
+    )
+    written = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(privileged, 'make_cgroup', lambda _, changes: written.append(changes))
+        cgroups = cgroup.make('cgroupfs', 2, str(tmp_path))
+        cgroups.create(PARENT, LIMITS)
+        # A revert knows only what is to be.
+        cgroups.update(PARENT, LIMITS, LIMITS)
+        cgroups.update(PARENT, limits(io=IO), LIMITS)
+    none = 'rbps=max wbps=max riops=max wiops=max'
+    bounds = [[value for path, value, _ in changes if 'io.max' in path] for changes in written]
+    assert bounds == [
+        [f'8:0 {none}', f'8:16 {none}'],
+        [f'8:0 {none}', f'8:16 {none}'],
+        [f'8:16 {none}', '8:0 rbps=1000 wbps=max riops=max wiops=20'],
+    ]
+    cgroup.make('systemd', 2, str(tmp_path)).update(SLICE, LIMITS, LIMITS)
+    properties = kernel.systemd_calls[-1][2][2]
+    assert [value for name, (_, value) in properties if name.startswith('IO')] == [[]] * 4
 
 
 def test_own_cores_take_no_quota():

@@ -7,6 +7,7 @@ on a machine with cgroup v2 and systemd the same tests show those.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.unit.agent.real_docker import IMAGE, URL, engine
-from zun_virt import cgroup, freezing, host, lifecycle, privsep, sandbox
+from zun_virt import cgroup, freezing, host, lifecycle, privsep, resources, sandbox
 from zun_virt import engine as way
 
 pytestmark = [
@@ -29,6 +30,7 @@ pytestmark = [
 MIB = 1 << 20
 LIMITS = cgroup.Limits(quota=20_000, period=100_000, shares=1024, memory=64 * MIB, pids=50)
 BURNS = ['sh', '-c', 'while :; do :; done']
+WRITES = 'while :; do dd if=/dev/zero of=/file bs=64k count=16 {}; done'
 SECONDS = 2.0
 
 
@@ -95,6 +97,13 @@ class Machine:
         used = self.cgroups.usage(self.parent)['cpu'] - before
         return used / 1e9 / (time.monotonic() - begin)
 
+    def written(self) -> float:
+        """Measure how many MiB a second all of the sandbox's processes write together."""
+        begin, before = time.monotonic(), self.cgroups.usage(self.parent)['write_bytes']
+        time.sleep(4 * SECONDS)
+        done = self.cgroups.usage(self.parent)['write_bytes'] - before
+        return done / MIB / (time.monotonic() - begin)
+
 
 @pytest.fixture(scope='module')
 def api() -> Iterator[object]:
@@ -150,6 +159,25 @@ def test_limits_change_while_it_runs(machine: Machine) -> None:
     small = cgroup.Limits(quota=60_000, period=100_000, shares=1024, memory=96 * MIB, pids=1)
     with pytest.raises(cgroup.LimitsInUse):
         machine.cgroups.update(machine.parent, small, more)
+
+
+@pytest.mark.parametrize('how', ['conv=notrunc oflag=direct', 'conv=notrunc,fsync'])
+def test_io_is_bounded_for_the_sum(machine: Machine, how: str) -> None:
+    """Past the kernel's cache, and what the kernel writes from there on a container's behalf."""
+    facts = machine.facts
+    disk = resources.disk_of(facts.data_root) if facts.cgroup_version == 2 else None
+    if disk is None:
+        pytest.skip('to bound block I/O takes cgroup v2, and a disk below Docker')
+    machine.make()
+    free = dataclasses.replace(LIMITS, quota=None)
+    bounded = dataclasses.replace(free, io=cgroup.Io(device=disk, write_bytes=MIB))
+    machine.cgroups.update(machine.parent, bounded, LIMITS)
+    for _ in range(2):
+        machine.join('sh', '-c', WRITES.format(how))
+    written = machine.written()
+    assert 0.5 < written < 1.5
+    machine.cgroups.update(machine.parent, free, bounded)
+    assert machine.written() > 3
 
 
 def test_stopped_and_started_it_has_its_limits(machine: Machine) -> None:
