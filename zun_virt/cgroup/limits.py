@@ -149,9 +149,8 @@ def slice_properties(limits: Limits, version: int) -> list[tuple[str, tuple[str,
         ('CPUWeight', ('t', weight(limits.shares))),
         ('MemoryMax', ('t', limits.memory)),
         ('MemorySwapMax', ('t', 0)),
+        ('AllowedCPUs', ('ay', cpu_mask(limits.cpus or ''))),
     ]
-    if limits.cpus:
-        properties.append(('AllowedCPUs', ('ay', cpu_mask(limits.cpus))))
     return properties + _io_properties(limits.io)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import pathlib
 from collections.abc import Callable, Sequence
@@ -71,13 +70,6 @@ class Legacy:
         ]
         refuse(usage.conflict(limits, usage.legacy(own), given))
 
-        if limits.cpus or before.cpus:
-            everything = _text(self.hierarchies()['cpuset'] / 'cpuset.cpus') or None
-            limits, before = (
-                dataclasses.replace(wanted, cpus=wanted.cpus or everything)
-                for wanted in (limits, before)
-            )
-
         def apply(wanted: Limits) -> None:
             # It may have had all cores until now, and so no cpuset.
             directories = lineage(self.hierarchies()['cpuset'], parent) if wanted.cpus else ()
@@ -110,10 +102,16 @@ class Legacy:
             for setting in legacy_settings(limits)
             if setting.controller != 'cpuset'
         ]
-        if limits.cpus:
-            tree = self.hierarchies()['cpuset']
-            changes += _legacy_cpus(tree, *lineage(tree, parent), limits.cpus)
+        tree = self.hierarchies().get('cpuset')
+        if tree is not None and (cpus := limits.cpus or _no_longer(tree, own['cpuset'])):
+            changes += _legacy_cpus(tree, *lineage(tree, parent), cpus)
         return changes
+
+
+def _no_longer(tree: pathlib.Path, own: pathlib.Path) -> str | None:
+    """Return all cores for what was kept on some of them, None for what was not."""
+    everything = _text(tree / 'cpuset.cpus')
+    return everything if _text(own / 'cpuset.cpus') not in (None, '', everything) else None
 
 
 def _legacy_cpus(
@@ -181,24 +179,27 @@ class Unified:
                 for directory in (self._root, above)
                 for controller in dict.fromkeys(setting.controller for setting in settings)
             ),
-            *_lifted(own, limits.io),
+            *_lifted(own, limits),
             *((f'{own}/{setting.file}', setting.value, setting.optional) for setting in settings),
         ]
 
 
-def _lifted(own: pathlib.Path, bounds: Io | None) -> list[_Change]:
-    """Return what lifts the bounds of block I/O that are none of a cgroup's any more.
+def _lifted(own: pathlib.Path, limits: Limits) -> list[_Change]:
+    """Return what lifts limits that are none of a cgroup's any more: the kernel keeps them.
 
-    The kernel keeps those of every disk until they are lifted by its number.
+    Bounds of block I/O are each disk's own, and lifted by its number.
     """
-    file = own / 'io.max'
-    disks = [line.split()[0] for line in (_text(file) or '').splitlines()]
-    return [
+    bounds, cpus = own / 'io.max', own / 'cpuset.cpus'
+    disks = [line.split()[0] for line in (_text(bounds) or '').splitlines()]
+    lifted = [
         # The disk may have gone.
-        (str(file), io_max(Io(device=disk)), True)
+        (str(bounds), io_max(Io(device=disk)), True)
         for disk in disks
-        if bounds is None or disk != bounds.device
+        if limits.io is None or disk != limits.io.device
     ]
+    if not limits.cpus and _text(cpus):
+        lifted.append((str(cpus), '\n', False))
+    return lifted
 
 
 def refuse(conflict: usage.Conflict | None) -> None:

@@ -122,6 +122,22 @@ def test_legacy_cpuset_gets_what_a_new_one_lacks(kernel):
     assert kernel.setting(PARENT, 'cpuset.cpus') == '1,2'
 
 
+def test_cores_are_all_again_where_none_are_named_any_more(kernel, tmp_path):
+    legacy = cgroup.make('cgroupfs', 1, str(kernel.cgroups))
+    legacy.create(PARENT, with_cpus('1,2'))
+    legacy.create(PARENT, LIMITS)
+    assert kernel.setting(PARENT, 'cpuset.cpus') == '0-7'
+    root = tmp_path / 'unified'
+    root.mkdir()
+    unified = cgroup.make('cgroupfs', 2, str(root))
+    unified.create(PARENT, with_cpus('1,2'))
+    cpus = root / PARENT.lstrip('/') / 'cpuset.cpus'
+    assert cpus.read_text() == '1,2'
+    unified.create(PARENT, LIMITS)
+    assert cpus.read_text() == '\n'
+    assert dict(limits.slice_properties(LIMITS, 2))['AllowedCPUs'] == ('ay', b'')
+
+
 def test_legacy_without_a_controller_is_refused(kernel):
     (kernel.cgroups / 'pids').rmdir()
     with pytest.raises(cgroup.CgroupError, match='pids'):

@@ -120,6 +120,19 @@ def test_cores_move_under_a_container(cgroups, parent, container):
     assert (container['cpuset'] / 'cpuset.cpus').read_text().strip() == '1'
 
 
+def test_all_cores_come_back(cgroups, parent):
+    """As where the host's sets of cores were taken away while the sandbox was stopped."""
+    everything = (ROOT / 'cpuset' / 'cpuset.cpus').read_text().strip()
+    some = dataclasses.replace(LIMITS, cpus='0')
+    cgroups.create(parent, some)
+    assert read(parent, 'cpuset', 'cpuset.cpus') == '0'
+    cgroups.create(parent, LIMITS)
+    assert read(parent, 'cpuset', 'cpuset.cpus') == everything
+    cgroups.update(parent, some, LIMITS)
+    cgroups.update(parent, LIMITS, LIMITS)
+    assert read(parent, 'cpuset', 'cpuset.cpus') == everything
+
+
 def test_use_is_told(cgroups, parent, container):
     found = cgroups.usage(parent)
     assert found['memory'] > 60 * MIB

@@ -104,10 +104,10 @@ def read(parent: str, name: str) -> str:
 
 def test_limits_are_the_kernels(parent: str) -> None:
     assert _settled(parent, 'cpu.max', '100000 100000')
-    assert read(parent, 'cpu.weight') == '39'
-    assert read(parent, 'memory.max') == str(128 * MIB)
-    assert read(parent, 'memory.swap.max') == '0'
-    assert read(parent, 'pids.max') == '50'
+    assert _settled(parent, 'cpu.weight', '39')
+    assert _settled(parent, 'memory.max', str(128 * MIB))
+    assert _settled(parent, 'memory.swap.max', '0')
+    assert _settled(parent, 'pids.max', '50')
 
 
 def test_limits_change_while_a_process_runs(
@@ -155,6 +155,27 @@ def test_cores_move_under_a_container(
     assert _settled(parent, 'cpuset.cpus.effective', '0')
     cgroups.update(parent, dataclasses.replace(LIMITS, cpus='1'), first)
     assert _settled(parent, 'cpuset.cpus.effective', '1')
+
+
+def test_all_cores_come_back(cgroups: cgroup.Cgroups, parent: str, driver: str) -> None:
+    """As where the host's sets of cores were taken away while the sandbox was stopped."""
+    everything = (ROOT / 'cpuset.cpus.effective').read_text().strip()
+    some = dataclasses.replace(LIMITS, cpus='0')
+    # One that stays where it is: systemd takes the files away when no slice needs them.
+    other = sandbox.cgroup_parent(str(uuid.uuid4()), driver)
+    cgroups.create(other, some)
+    try:
+        cgroups.create(parent, some)
+        assert _settled(parent, 'cpuset.cpus.effective', '0')
+        cgroups.create(parent, LIMITS)
+        assert _settled(parent, 'cpuset.cpus.effective', everything)
+        cgroups.update(parent, some, LIMITS)
+        assert _settled(parent, 'cpuset.cpus.effective', '0')
+        cgroups.update(parent, LIMITS, LIMITS)
+        assert _settled(parent, 'cpuset.cpus.effective', everything)
+        assert read(other, 'cpuset.cpus.effective') == '0'
+    finally:
+        cgroups.remove(other)
 
 
 def _settled(parent: str, name: str, value: str) -> bool:
