@@ -1,69 +1,37 @@
 """What root does for volumes, on real loop devices; needs root, and is skipped without."""
 
-import contextlib
 import errno
-import os
 import pathlib
 import shutil
-import subprocess
 import uuid
 
 import pytest
-from oslo_config import cfg
 
-from zun_virt import conf, privsep
+from tests.unit.virt.on_loops import (
+    NEEDED,
+    SIZE,
+    blank,
+    loops,
+    place_of_a_volume,
+    run,
+    until_loops_are,
+)
+from zun_virt import privsep
 from zun_virt.privsep import filesystems
 
-PROGRAMS = ('losetup', 'blkid', 'mkfs.ext4', 'mkfs.xfs', 'resize2fs', 'xfs_growfs', 'e2fsck')
-SIZE = 320 << 20
-
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0
-    or not pathlib.Path('/dev/loop-control').exists()
-    or not all(shutil.which(name, path='/usr/sbin:/sbin') for name in PROGRAMS),
-    reason='root, loop devices and file system programs are needed',
-)
-
-
-def run(*command):
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+pytestmark = NEEDED
 
 
 @pytest.fixture
 def place(tmp_path):
-    """The state directory, with the place for one volume."""
-    conf.register(cfg.CONF)
-    cfg.CONF.set_override('state_path', str(tmp_path), group='zun_virt')
-    cfg.CONF.set_override('nfs_mount_point_base', str(tmp_path / 'share'), group='zun_virt')
-    privsep.mounts.set_client_mode(False)
-    found = tmp_path / 'volumes' / str(uuid.uuid4()) / str(uuid.uuid4())
-    found.mkdir(parents=True)
-    filesystems.share()
-    (tmp_path / 'share').mkdir()
-    yield found
-    with contextlib.suppress(OSError):
-        filesystems.unmount(str(found))
-    for file in (tmp_path / 'share').iterdir():
-        filesystems.disconnect(str(file))
-    run('umount', str(tmp_path / 'volumes'))
-    assert str(tmp_path) not in pathlib.Path('/proc/self/mountinfo').read_text()
-    assert loops(tmp_path) == []
-    privsep.mounts.set_client_mode(True)
-    cfg.CONF.clear_override('state_path', group='zun_virt')
-    cfg.CONF.clear_override('nfs_mount_point_base', group='zun_virt')
-
-
-def loops(below):
-    """Return the loop devices of files below a directory."""
-    return [line for line in run('losetup', '--list').splitlines() if f'{below}/share' in line]
+    """The place of a volume, in a state directory."""
+    with place_of_a_volume(tmp_path) as found:
+        yield found
 
 
 @pytest.fixture
 def file(place):
-    made = place.parents[2] / 'share' / f'volume-{place.name}'
-    with open(made, 'wb') as stream:
-        stream.truncate(SIZE)
-    return made
+    return blank(place)
 
 
 def options(place):
@@ -91,7 +59,7 @@ def test_from_blank_to_gone(place, file, kind):
     filesystems.unmount(str(place))
     filesystems.unmount(str(place))
     # Nobody had to give it back.
-    assert loops(place.parents[2]) == []
+    until_loops_are(place.parents[2], [])
     assert list(place.iterdir()) == []
     device = filesystems.connect(str(file), True)
     filesystems.mount(device, str(place), kind, True)
@@ -108,7 +76,7 @@ def test_an_interrupted_attempt_can_be_repeated_or_undone(place, file):
     assert pathlib.Path('/sys/block', again[5:], 'ro').read_text() == '1\n'
     filesystems.disconnect(str(file))
     filesystems.disconnect(str(file))
-    assert loops(place.parents[2]) == []
+    until_loops_are(place.parents[2], [])
     assert device.startswith('/dev/loop')
 
 
@@ -120,7 +88,7 @@ def test_what_a_death_left_is_swept_and_what_is_mounted_is_not(place, file):
     filesystems.mount(device, str(place), 'ext4', False)
     filesystems.connect(str(other), False)
     filesystems.sweep()
-    assert [line.split()[0] for line in loops(place.parents[2])] == [device]
+    until_loops_are(place.parents[2], [device])
     (place / 'still').touch()
 
 
@@ -143,57 +111,6 @@ def test_other_signatures_are_named(place, file):
         filesystems.make(device, 'ext4')
     with pytest.raises(privsep.PrivilegedError, match='refused'):
         filesystems.mount(device, str(place), 'swap', False)
-
-
-def extended(file):
-    with open(file, 'r+b') as stream:
-        stream.truncate(2 * SIZE)
-
-
-def room(place):
-    found = os.statvfs(place)
-    return found.f_blocks * found.f_frsize
-
-
-def test_growing_while_in_use(place, file):
-    device = filesystems.connect(str(file), False)
-    filesystems.make(device, 'xfs')
-    filesystems.mount(device, str(place), 'xfs', False)
-    before = room(place)
-    extended(file)
-    with open(place / 'open', 'w'):
-        assert filesystems.grow(str(place)) == 2 * SIZE
-    assert room(place) > before + SIZE * 0.8
-
-
-def test_ext4_grows_while_in_use_where_the_kernel_allows_it(place, file):
-    device = filesystems.connect(str(file), False)
-    filesystems.make(device, 'ext4')
-    filesystems.mount(device, str(place), 'ext4', False)
-    before = room(place)
-    extended(file)
-    try:
-        filesystems.grow(str(place))
-    except privsep.PrivilegedError as error:
-        # CAP_SYS_RESOURCE is not to be had in every virtual machine.
-        assert 'Permission denied' in str(error)
-        assert room(place) == before
-    else:
-        assert room(place) > before + SIZE * 0.8
-
-
-@pytest.mark.parametrize('kind', filesystems.KINDS)
-def test_one_extended_meanwhile_grows_when_it_is_mounted(place, file, kind):
-    device = filesystems.connect(str(file), False)
-    filesystems.make(device, kind)
-    filesystems.mount(device, str(place), kind, False)
-    (place / 'kept').write_text('data')
-    before = room(place)
-    filesystems.unmount(str(place))
-    extended(file)
-    filesystems.mount(filesystems.connect(str(file), False), str(place), kind, False)
-    assert room(place) > before + SIZE * 0.8
-    assert (place / 'kept').read_text() == 'data'
 
 
 def test_a_copy_is_mounted_beside_the_original(place, file):
