@@ -1,4 +1,4 @@
-"""Volumes of sandboxes as root: loop devices, file systems and mounts.
+"""Volumes of sandboxes as root: their devices, file systems and mounts.
 
 What nova-compute may ask for is judged here by the operator's configuration: files below the
 mount point of volumes' shares, block devices that nobody uses, and mount points below the
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from oslo_config import cfg
 
 from zun_virt import conf
-from zun_virt.privsep import PrivilegedError, mounts
+from zun_virt.privsep import PrivilegedError, loops, mounts
 
 KINDS = ('ext4', 'xfs')
 """File systems that a volume may have."""
@@ -40,7 +40,6 @@ _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
 _MS_BIND, _MS_REC, _MS_SHARED = 0x1000, 0x4000, 0x100000
 _UMOUNT_NOFOLLOW = 8
 _BLKGETSIZE64 = 0x80081272
-_LOOP_CLR_FD, _LOOP_SET_CAPACITY = 0x4C01, 0x4C07
 
 
 class Signature(typing.NamedTuple):
@@ -67,10 +66,9 @@ def share() -> None:
 def sweep() -> None:
     """Give back the loop devices of volumes that a killed attachment left unmounted."""
     base = f'{pathlib.Path(_options().nfs_mount_point_base).resolve()}/'
-    for entry in pathlib.Path('/sys/block').glob('loop*/loop/backing_file'):
-        with contextlib.suppress(FileNotFoundError):
-            if entry.read_text().startswith(base):
-                _forget(f'/dev/{entry.parts[3]}')
+    for device, file in loops.files().items():
+        if file.startswith(base):
+            loops.forget(device)
 
 
 @mounts.entrypoint
@@ -78,17 +76,15 @@ def connect(source: str, read_only: bool) -> str:
     """Return the block device that is the volume, a loop device where that is a file.
 
     :param source: file or block device
-    :raises PrivilegedError: it is neither, or not one for volumes
+    :raises PrivilegedError: it is neither, or not one for volumes, or a file that is in use
     """
     with _refusing():
         path = pathlib.Path(source).resolve(strict=True)
         if stat.S_ISBLK(path.stat().st_mode):
             return str(path)
         _check_file(path)
-        for device in _loops(path):
-            if pathlib.Path('/sys/block', device[5:], 'ro').read_text() == f'{int(read_only)}\n':
-                return device
-            _forget(device)
+        if device := loops.reusable(path, read_only):
+            return device
         arguments = ['--read-only'] if read_only else []
         return _run('losetup', '--find', '--show', *arguments, str(path)).strip()
 
@@ -98,8 +94,8 @@ def disconnect(source: str) -> None:
     """Give back the loop devices of a file, those in use when they no longer are."""
     with _refusing():
         path = pathlib.Path(source).resolve()
-        for device in _loops(path):
-            _forget(device)
+        for device in loops.of(path):
+            loops.forget(device)
 
 
 @mounts.entrypoint
@@ -145,9 +141,9 @@ def mount(device: str, target: str, kind: str, read_only: bool) -> None:
     with _opened(target) as place:
         # Two copies of one volume bear the same id, of which XFS would mount only one.
         _mount(device, place, kind, flags, 'nouuid' if kind == 'xfs' else '')
-    if re.fullmatch('/dev/loop[0-9]+', device):
+    if loops.is_one(device):
         # In use, it goes when it is unmounted, whoever does that.
-        _forget(device)
+        loops.forget(device)
     if kind == 'xfs' and not read_only:
         _run('xfs_growfs', '-d', target)
 
@@ -175,14 +171,13 @@ def grow(target: str) -> int:
     """
     _check_place(target)
     device, kind = _mounted(target)
-    if re.fullmatch('/dev/loop[0-9]+', device):
-        with _device(device, os.O_RDONLY) as descriptor:
-            fcntl.ioctl(descriptor, _LOOP_SET_CAPACITY)
+    if loops.is_one(device):
+        loops.enlarge(device)
     if kind == 'ext4':
         _run('resize2fs', device, seconds=LONG_SECONDS)
     else:
         _run('xfs_growfs', '-d', target, seconds=LONG_SECONDS)
-    with _device(device, os.O_RDONLY) as descriptor:
+    with loops.opened(device, os.O_RDONLY) as descriptor:
         return _size(descriptor)
 
 
@@ -252,7 +247,7 @@ def _is_blank(device: str) -> bool:
 
     What blkid knows nothing of may be data all the same.
     """
-    with _device(device, os.O_RDONLY) as descriptor:
+    with loops.opened(device, os.O_RDONLY) as descriptor:
         size = _size(descriptor)
         places = {0: 8 * _MIB, max(0, size - _MIB): _MIB}
         places |= {size * part // 256: _MIB // 16 for part in range(1, 256)}
@@ -261,7 +256,7 @@ def _is_blank(device: str) -> bool:
 
 def _grow_unmounted(device: str) -> None:
     """Let an ext4 file system have all of its device, as far as it has not."""
-    with _device(device, os.O_RDONLY) as descriptor:
+    with loops.opened(device, os.O_RDONLY) as descriptor:
         size, block = _size(descriptor), os.pread(descriptor, 1024, 1024)
     number = int.from_bytes
     unit = 1024 << number(block[24:28], 'little')
@@ -274,31 +269,6 @@ def _grow_unmounted(device: str) -> None:
     if done.returncode > 1:
         raise PrivilegedError(f'e2fsck does not find {device} in order: {done.stdout.strip()}')
     _run('resize2fs', device, seconds=LONG_SECONDS)
-
-
-def _loops(path: pathlib.Path) -> list[str]:
-    """Return the loop devices of a file."""
-    found = []
-    for entry in pathlib.Path('/sys/block').glob('loop*/loop/backing_file'):
-        with contextlib.suppress(OSError):
-            if entry.read_text().rstrip('\n') == str(path):
-                found.append(f'/dev/{entry.parts[3]}')
-    return found
-
-
-def _forget(device: str) -> None:
-    """Let a loop device go when nothing uses it any more."""
-    with _device(device, os.O_RDONLY) as descriptor, contextlib.suppress(OSError):
-        fcntl.ioctl(descriptor, _LOOP_CLR_FD)
-
-
-@contextlib.contextmanager
-def _device(device: str, flags: int) -> Iterator[int]:
-    descriptor = os.open(device, flags | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _size(descriptor: int) -> int:
@@ -387,7 +357,7 @@ def _check_device(device: str) -> None:
     """Refuse what is no block device, and one that is mounted or otherwise held."""
     if not device.startswith('/dev/') or not stat.S_ISBLK(os.stat(device).st_mode):  # noqa: PTH116
         raise PrivilegedError(f'refused: {device} is not a block device')
-    with _device(device, os.O_RDONLY | os.O_EXCL):
+    with loops.opened(device, os.O_RDONLY | os.O_EXCL):
         pass
 
 

@@ -1,8 +1,11 @@
 """What root does for volumes, on real loop devices; needs root, and is skipped without."""
 
 import errno
+import os
 import pathlib
 import shutil
+import threading
+import time
 import uuid
 
 import pytest
@@ -18,6 +21,7 @@ from tests.unit.virt.on_loops import (
 )
 from zun_virt import privsep
 from zun_virt.privsep import filesystems
+from zun_virt.privsep import loops as loop_devices
 
 pytestmark = NEEDED
 
@@ -78,6 +82,32 @@ def test_an_interrupted_attempt_can_be_repeated_or_undone(place, file):
     filesystems.disconnect(str(file))
     until_loops_are(place.parents[2], [])
     assert device.startswith('/dev/loop')
+
+
+def test_a_loop_device_that_is_about_to_go_is_not_taken(place, file):
+    """It could be another volume's when it is mounted."""
+    device = filesystems.connect(str(file), False)
+    holder = os.open(device, os.O_RDONLY)  # as udev does
+    threading.Timer(1.0, os.close, [holder]).start()
+    filesystems.disconnect(str(file))
+    assert len(loops(place.parents[2])) == 1
+    begin = time.monotonic()
+    filesystems.connect(str(file), False)
+    assert time.monotonic() - begin > 0.5
+    (found,) = loops(place.parents[2])
+    assert found.split()[3] == '0', 'it goes by itself'
+
+
+def test_a_file_that_is_in_use_is_not_connected_again(place, file, monkeypatch):
+    """Its file system would be mounted twice, which destroys it."""
+    monkeypatch.setattr(loop_devices, '_GOING_SECONDS', 0.1)
+    device = filesystems.connect(str(file), False)
+    filesystems.make(device, 'ext4')
+    filesystems.mount(device, str(place), 'ext4', False)
+    for read_only in (False, True):
+        with pytest.raises(privsep.PrivilegedError, match='still in use'):
+            filesystems.connect(str(file), read_only)
+    until_loops_are(place.parents[2], [device])
 
 
 def test_what_a_death_left_is_swept_and_what_is_mounted_is_not(place, file):
