@@ -83,7 +83,8 @@ class Client(docker.APIClient):
         """
         answer = self._send_patiently(request, **settings)
         refused = answer.status_code == requests.codes.bad_request and _REFUSED.search(answer.text)
-        if not refused:
+        # It could be a user's words, as the name of a program that there is not.
+        if not refused or not request.path_url.startswith(f'/v{refused[1]}/'):
             return answer
         self._version = self._retrieve_server_version()
         if self._version == refused[1] or not isinstance(request.body, str | bytes | None):

@@ -15,7 +15,8 @@ class Engine(socketserver.ThreadingUnixStreamServer):
     Its answer to `version` tells which versions it speaks.
 
     An answer is a document; or a list of what is said one time after the other: a document, what
-    went wrong as text, or None for an engine that goes away instead.
+    went wrong as text, or None for an engine that goes away instead. A pair is a code and what was
+    wrong with the request.
 
     :ivar delay: seconds that an answer takes
     :ivar asked: the paths of its requests
@@ -55,6 +56,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 return
             if isinstance(said, str):
                 said, code = {'message': said}, 500
+        if isinstance(said, tuple):
+            code, said = said[0], {'message': said[1]}
         if said is None:
             said, code = {'message': 'No such container'}, 404
         self.answer(said, code)

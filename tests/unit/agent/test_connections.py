@@ -60,6 +60,16 @@ def test_an_engine_that_refuses_its_own_version_is_not_asked_for_ever(engine):
     agent.close()
 
 
+def test_what_a_user_says_is_no_refusal_of_a_version(engine):
+    words = 'exec: "client version 9 is too new": executable file not found in $PATH'
+    engine.answers |= {'version': {'ApiVersion': '1.41'}, 'start': (400, words)}
+    agent = runtime.Runtime(f'unix://{engine.server_address}', timeout=5)
+    with pytest.raises(errors.Invalid, match='executable file not found'):
+        agent.start('first')
+    assert engine.asked == ['/version', '/v1.41/containers/first/start']
+    agent.close()
+
+
 def test_an_image_that_no_registry_has_is_told_in_dockers_words(engine):
     agent = runtime.Runtime(f'unix://{engine.server_address}', timeout=5)
     with pytest.raises(errors.ImageNotFound, match=r'^No such container$'):

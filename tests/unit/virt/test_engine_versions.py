@@ -97,3 +97,14 @@ def test_one_that_refuses_its_own_version_is_not_asked_for_ever(ask):
     with pytest.raises(host.HostError, match='too old'):
         found.sandboxes()
     assert len(engine.asked) == 3
+
+
+def test_what_a_user_says_is_no_refusal_of_a_version(ask):
+    engine, found = ask('now', '1.41', '1.12')
+    engine.answers['create'] = 400, 'invalid name: client version 9 is too new'
+    with pytest.raises(host.HostError, match='invalid name'):
+        found.create('one', {})
+    assert [path.partition('?')[0] for path in engine.asked] == [
+        '/version',
+        '/v1.41/containers/create',
+    ]
