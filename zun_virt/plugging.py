@@ -79,12 +79,13 @@ class Plugging:
 
         Nova's lock on the server is held meanwhile, and a stop or deletion waits for that.
         """
-        vifs = self._remaining(instance, list(instance.get_network_info()))
         try:
             with self._turn(instance, wait=False), self._sandboxes.lock(instance.uuid):
-                self._change_interfaces(instance, vifs)
+                self._change_interfaces(instance, self._wanted(instance))
         except lockutils.AcquireLockFailedException:
             LOG.debug('It is started or plugged; the next pass looks', instance=instance)
+        except ports.PortsUnknown as error:
+            LOG.warning('Not plugged again: %s; the next pass tries', error, instance=instance)
 
     def unplug_vifs(self, instance: Any, network_info: Any) -> None:
         """Take a sandbox's interfaces from the host."""

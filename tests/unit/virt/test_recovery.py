@@ -15,7 +15,7 @@ from tests.unit.virt.conftest import (
     runs_again,
     until,
 )
-from zun_virt import recovery, sandbox, switch
+from zun_virt import ports, recovery, sandbox, switch
 from zun_virt.sandbox import State
 from zun_virt.servers import Fate
 
@@ -150,6 +150,46 @@ def test_a_port_that_was_detached_just_now_is_not_plugged_again(zun, machine, se
     until(lambda: machine.switch.ports)
     until(lambda: not zun._recovery._at_work)
     assert list(machine.switch.ports) == [second['devname']]
+
+
+def test_a_port_that_is_detached_before_the_turn_of_a_pass_is_not_plugged_again(
+    zun, machine, server, monkeypatch
+):
+    (first,), second = server.get_network_info(), make_vif(2, active=True)
+    zun.attach_interface(None, server, None, second)
+    server.info_cache.network_info.append(second)
+    machine.switch.ports.clear()
+    turn, before = zun._turn, [first]
+
+    def turn_after_a_detachment(instance, *, wait=True):
+        if not wait and before:
+            zun.detach_interface(None, server, before.pop())
+            machine.switch.ports.clear()
+        return turn(instance, wait=wait)
+
+    monkeypatch.setattr(zun, '_turn', turn_after_a_detachment)
+    zun._recovery.look_around()
+    until(lambda: machine.switch.ports)
+    until(lambda: not zun._recovery._at_work)
+    assert list(machine.switch.ports) == [second['devname']]
+
+
+def test_nothing_is_plugged_again_while_nova_cannot_be_asked(
+    zun, machine, server, monkeypatch, caplog
+):
+    def fail(_instance):
+        raise ports.PortsUnknown('nova cannot be asked')
+
+    machine.switch.ports.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(zun._ports, 'cache', fail)
+        zun._recovery.look_around()
+        until(lambda: not zun._recovery._at_work)
+    assert machine.switch.ports == {}
+    assert 'Not plugged again: nova cannot be asked; the next pass tries' in caplog.text
+    assert 'Traceback' not in caplog.text
+    zun._recovery.look_around()
+    until(lambda: machine.switch.ports)
 
 
 def test_a_switch_that_does_not_answer_is_asked_again(zun, machine, server, monkeypatch, caplog):
