@@ -80,8 +80,8 @@ def opened(device: str, flags: int) -> Iterator[int]:
 
 def _stays(device: str) -> bool:
     """Return whether it is there until it is given back."""
-    # One that has gone meanwhile has no such file.
-    with contextlib.suppress(FileNotFoundError):
+    # One that has gone meanwhile has no such file; of one that goes now it cannot be read.
+    with contextlib.suppress(OSError):
         return (_BLOCK / device[5:] / 'loop' / 'autoclear').read_text() == '0\n'
     return False
 

@@ -98,6 +98,20 @@ def test_a_loop_device_that_is_about_to_go_is_not_taken(place, file):
     assert found.split()[3] == '0', 'it goes by itself'
 
 
+def test_a_loop_device_that_goes_while_it_is_looked_at_is_not_taken(place, file, monkeypatch):
+    device = filesystems.connect(str(file), False)
+    read = pathlib.Path.read_text
+
+    def goes(path, *arguments):
+        if path.name == 'autoclear' and path.parts[3] == device[5:]:
+            raise OSError(errno.ENODEV, 'as the kernel says of what was open already')
+        return read(path, *arguments)
+
+    monkeypatch.setattr(pathlib.Path, 'read_text', goes)
+    filesystems.connect(str(file), False)
+    assert len(loops(place.parents[2])) == 1
+
+
 def test_a_file_that_is_in_use_is_not_connected_again(place, file, monkeypatch):
     """Its file system would be mounted twice, which destroys it."""
     monkeypatch.setattr(loop_devices, '_GOING_SECONDS', 0.1)
