@@ -142,7 +142,7 @@ class Runtime:
 
     def unpause(self, docker_id: str) -> None:
         """Thaw a container; one that is not frozen is fine."""
-        with _translated(f'unpause {docker_id}'), _unless('is not paused'):
+        with _translated(f'unpause {docker_id}'), _unless('is not paused', 'container not paused'):
             self._client.unpause(docker_id)
 
     def update(self, docker_id: str, resources: dict[str, int]) -> None:
@@ -362,12 +362,12 @@ def _words(error: docker.errors.APIError) -> str:
 
 
 @contextlib.contextmanager
-def _unless(words: str) -> Iterator[None]:
+def _unless(*words: str) -> Iterator[None]:
     """Let pass Docker's complaint that what is asked for is so already."""
     try:
         yield
     except docker.errors.APIError as error:
-        if words not in _words(error):
+        if not any(one in _words(error) for one in words):
             raise
 
 

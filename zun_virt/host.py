@@ -29,6 +29,9 @@ LOG = logging.getLogger(__name__)
 
 MINIMUM_API_VERSION = (1, 40)
 
+_NOT_FROZEN = ('is not paused', 'container not paused')
+"""Docker's words for it, and those of its runtime."""
+
 _REMOVAL_SECONDS = 30.0
 _ENDS = 4096
 """Of how many containers the last end is remembered."""
@@ -212,8 +215,10 @@ class Host:
             with translated(f'Unpausing container {container}'):
                 self._client.unpause(container)
         except HostError as error:
-            # The agent thaws what it is to stop, and asks nobody.
-            if not isinstance(error, NotFound) and 'is not paused' not in str(error):
+            # The agent thaws what it is to stop, and asks nobody. What was killed is thawed by
+            # the runtime, and Docker does not know that before it has ended.
+            thawed = any(words in str(error) for words in _NOT_FROZEN)
+            if not isinstance(error, NotFound) and not thawed:
                 raise
 
     def remove(self, container: str) -> None:

@@ -8,6 +8,7 @@ import signal
 import uuid
 from collections.abc import Iterator
 
+import docker
 import pytest
 
 from tests.cloud import faults, host, settings
@@ -59,6 +60,20 @@ def test_a_killed_sandbox_runs_again(space: Workspace) -> None:
     host.pause(server).kill()
     _until_it_runs_again(space, server, one)
     assert host.pause(server).id == before
+
+
+def test_a_suspended_sandbox_that_was_killed_runs_again_when_resumed(space: Workspace) -> None:
+    user, server = space.user, space.server()
+    one = space.running(sandbox=server, command=TALKS)
+    user.compute.suspend_server(server)
+    space.until_server(server, 'SUSPENDED')
+    user.wait(one, 'Paused', timeout=5)
+    # It cannot end before what is frozen in it does; Docker goes on to call it frozen, too.
+    with pytest.raises(docker.errors.APIError, match='ould not kill'):
+        host.pause(server).remove(force=True)
+    user.compute.resume_server(server)
+    space.until_server(server, 'ACTIVE')
+    _until_it_runs_again(space, server, one)
 
 
 def test_a_sandbox_that_its_tenant_shuts_down_is_shut_off(space: Workspace) -> None:

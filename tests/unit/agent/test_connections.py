@@ -75,3 +75,13 @@ def test_an_image_that_no_registry_has_is_told_in_dockers_words(engine):
     with pytest.raises(errors.ImageNotFound, match=r'^No such container$'):
         agent.pull('nosuch', 'latest')
     agent.close()
+
+
+def test_what_its_killing_has_thawed_needs_no_thawing(engine):
+    failed = 'Cannot unpause container one: OCI runtime resume failed: '
+    engine.answers['unpause'] = [failed + 'container not paused', failed + 'no such process']
+    agent = runtime.Runtime(f'unix://{engine.server_address}', timeout=5)
+    agent.unpause('one')
+    with pytest.raises(errors.DockerError, match='no such process'):
+        agent.unpause('one')
+    agent.close()

@@ -132,3 +132,11 @@ def test_a_containerd_that_stays_away_is_told(docker, answers, monkeypatch):
         ours.start('one')
     ours.close()
     assert 80 < len(answers['start']) < 99
+
+
+def test_what_its_killing_has_thawed_needs_no_thawing(ours, answers):
+    failed = 'Cannot unpause container one: OCI runtime resume failed: '
+    answers['unpause'] = [failed + 'container not paused: unknown', failed + 'no such process']
+    ours.unpause('one')
+    with pytest.raises(host.HostError, match='no such process'):
+        ours.unpause('one')
