@@ -30,7 +30,11 @@ def freeze(docker: host.Host, sandboxes: lifecycle.Lifecycle, instance_id: str) 
         containers = docker.containers(instance_id)
         before = record = sandboxes.record(instance_id)
         if record is not None and record.state is not State.PAUSED:
-            record = record.replace(state=State.PAUSED, paused=tuple(_frozen_users(containers)))
+            users = [c for c in containers if c.container_id and c.alive]
+            # Of those that die with a pause container that is removed Docker tells nothing.
+            running = record.running if record.held else _ids(users)
+            paused = _ids(users, 'paused')
+            record = record.replace(state=State.PAUSED, running=running, paused=paused)
             sandboxes.store.write(record)
         try:
             for group in users_first(containers):
@@ -78,5 +82,5 @@ def _thaw(docker: host.Host, instance_id: str, record: Sandbox | None) -> None:
         each(docker.unpause, [c.id for c in group if c.state == 'paused'])
 
 
-def _frozen_users(containers: Iterable[Container]) -> Iterable[str]:
-    return (c.container_id for c in containers if c.container_id and c.state == 'paused')
+def _ids(users: Iterable[Container], state: str | None = None) -> tuple[str, ...]:
+    return tuple(c.container_id for c in users if c.container_id and state in (None, c.state))

@@ -288,17 +288,21 @@ class Lifecycle:
         those that have not been started yet.
         """
         users = [container for container in containers if container.container_id]
-        running = [user for user in users if user.alive]
-        if record.state in (State.READY, State.PAUSED) and not record.held:
-            ended = self._docker.pause_container(record.instance_id)
-            if ended is not None and not ended.pid:
-                others = [user for user in users if not user.alive]
-                running += [user for user in self._inspected(others) if ends.died_with(user, ended)]
-            kept: tuple[str, ...] = ()
-        else:
-            kept = record.running
-        ids = [user.container_id for user in running if user.container_id]
-        return tuple(dict.fromkeys((*ids, *kept)))
+        alive = [user.container_id for user in users if user.container_id and user.alive]
+        return tuple(dict.fromkeys((*alive, *self._not_alive(record, users))))
+
+    def _not_alive(self, record: Sandbox, users: Iterable[host.Container]) -> Sequence[str]:
+        if record.held or record.state not in (State.READY, State.PAUSED):
+            return record.running
+        ended = self._docker.pause_container(record.instance_id)
+        if ended is not None and ended.pid:
+            return ()
+        if record.state is State.PAUSED:
+            return record.running  # nothing that is frozen ends by itself
+        if ended is None:
+            return ()
+        others = self._inspected(user for user in users if not user.alive)
+        return [user.container_id or '' for user in others if ends.died_with(user, ended)]
 
     def _inspected(self, containers: Iterable[host.Container]) -> Iterator[host.Container]:
         for container in containers:

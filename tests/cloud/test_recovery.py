@@ -76,6 +76,22 @@ def test_a_suspended_sandbox_that_was_killed_runs_again_when_resumed(space: Work
     _until_it_runs_again(space, server, one)
 
 
+def test_a_suspended_sandbox_that_is_lost_is_made_anew_when_resumed(space: Workspace) -> None:
+    user, server = space.user, space.server()
+    one = space.running(sandbox=server, command=TALKS)
+    before = host.pause(server).id
+    user.compute.suspend_server(server)
+    space.until_server(server, 'SUSPENDED')
+    user.wait(one, 'Paused', timeout=5)
+    # a pause container can be removed only when nothing is frozen that ends with it
+    host.container(one).unpause()
+    host.pause(server).remove(force=True)
+    user.compute.resume_server(server)
+    space.until_server(server, 'ACTIVE')
+    _until_it_runs_again(space, server, one)
+    assert host.pause(server).id != before
+
+
 def test_a_sandbox_that_its_tenant_shuts_down_is_shut_off(space: Workspace) -> None:
     user, server = space.user, space.server()
     one = space.running(sandbox=server, command=TALKS)

@@ -117,7 +117,7 @@ class Sandbox:
     :ivar metadata: the server's metadata, where the agent finds its intent
     :ivar incarnation: a uuid, new whenever the pause container is made anew
     :ivar running: ids in the container API of those that ran when the sandbox was
-        stopped, and that run again when it starts
+        stopped or frozen, and that run again when it starts
     :ivar paused: ids in the container API of those that their users had frozen when the sandbox
         was, and that stay so when it is thawed
     :ivar held: no container runs for now, although the sandbox does: it is being rescued

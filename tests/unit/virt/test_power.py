@@ -177,7 +177,8 @@ def test_a_suspended_one_that_is_not_there_any_more_runs_when_it_is_resumed(
         'image_container_format': 'docker',
     }
     machine.servers.add(instance)
-    ran = machine.add_container(instance.uuid)
+    ran, ended = machine.add_container(instance.uuid), machine.add_container(instance.uuid)
+    machine.docker.kill(sandbox.container_name(ended))
     before = record(machine, instance)
     zun.suspend(None, instance)
     instance.vm_state = 'suspended'
@@ -194,8 +195,7 @@ def test_a_suspended_one_that_is_not_there_any_more_runs_when_it_is_resumed(
     zun.resume(None, instance, [vif])
     written = record(machine, instance)
     assert (written.state, written.paused) == (State.READY, ())
-    # Of what died with one that is lost, Docker shows no more when: that is the agent's to know.
-    assert written.running == (() if lost else (ran,))
+    assert written.running == (ran,)
     assert (written.incarnation != before.incarnation) is lost
     assert zun.get_info(instance).state == power_state.RUNNING
     assert list(machine.kernel.devices) == [vif['devname']]
