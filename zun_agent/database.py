@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import random
+import sqlite3
 import time
 import typing
 from collections.abc import Callable, Iterator
@@ -169,8 +170,26 @@ def _read_json(text: str) -> typing.Any:
 def _prepare_sqlite(connection: typing.Any, _record: typing.Any) -> None:
     # The module's own transactions begin too late (at the first write); `_begin_sqlite` does it.
     connection.isolation_level = None
-    for pragma in ('journal_mode=WAL', 'synchronous=FULL', 'foreign_keys=ON'):
+    _write_ahead(connection)
+    for pragma in ('synchronous=FULL', 'foreign_keys=ON'):
         connection.execute(f'PRAGMA {pragma}')
+
+
+def _write_ahead(connection: typing.Any) -> None:
+    """Have the file keep a write-ahead log, which every agent that starts asks of a new one.
+
+    SQLite waits for whom it finds reading, but refuses at once where another writes.
+    """
+    until = time.monotonic() + LOCK_WAIT
+    while True:
+        try:
+            connection.execute('PRAGMA journal_mode=WAL')
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import datetime
+import sqlite3
 import stat
 import threading
 import uuid
@@ -43,6 +44,19 @@ def test_agents_that_start_together_migrate_one_after_the_other(url):
     assert len(stores[0].page('p1')) == 4
     for each in stores:
         each.close()
+
+
+def test_an_agent_that_starts_waits_for_one_that_makes_the_file(tmp_path):
+    path = tmp_path / 'store.sqlite'
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute('BEGIN IMMEDIATE')
+    ends = threading.Timer(0.3, lambda: other.execute('ROLLBACK'))
+    ends.start()
+    store = Store(f'sqlite:///{path}')
+    store.migrate()
+    ends.join()
+    other.close()
+    store.close()
 
 
 def test_nobody_else_reads_the_file(tmp_path):
