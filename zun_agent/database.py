@@ -29,6 +29,9 @@ ATTEMPTS = 5
 LOCK_WAIT = 10
 """Seconds to wait for a lock that another transaction holds."""
 
+ANSWER_WAIT = 30
+"""Seconds to wait for the answer of a database's server."""
+
 _MIGRATION_LOCK = 'zun-agent-migration'
 
 _EMPTY_JSON: dict[str, Callable[[], object]] = {'{}': dict, '[]': list}
@@ -150,11 +153,15 @@ def _engine(url: sa.URL, isolation_level: str = 'READ COMMITTED') -> sa.Engine:
     # by the retry instead, and those that the server gives up for idleness are not kept.
     options.update(pool_recycle=600, isolation_level=isolation_level)
     options.update(skip_autocommit_rollback=True)
+    if url.get_driver_name() in ('psycopg', 'psycopg2'):  # what libpq takes
+        waits = f'-c lock_timeout={LOCK_WAIT}s -c statement_timeout={ANSWER_WAIT}s'
+        limits = {'connect_timeout': 5, 'tcp_user_timeout': ANSWER_WAIT * 1000, 'options': waits}
+        return sa.create_engine(url, connect_args=limits, **options)
     if url.get_driver_name() != 'pymysql':
         return sa.create_engine(url, **options)
     from zun_agent import mysql  # its driver need not be there for another database
 
-    timeouts = {'connect_timeout': 5, 'read_timeout': 30, 'write_timeout': 30}
+    timeouts = {'connect_timeout': 5, 'read_timeout': ANSWER_WAIT, 'write_timeout': ANSWER_WAIT}
     lock_wait = f'SET SESSION innodb_lock_wait_timeout={LOCK_WAIT}'
     engine = sa.create_engine(url, connect_args={**timeouts, 'init_command': lock_wait}, **options)
     mysql.use(engine)

@@ -7,6 +7,7 @@ import types
 import pytest
 import sqlalchemy as sa
 
+from tests.unit.agent import on_postgresql
 from tests.unit.agent.fake_cloud import FakeCloud
 from tests.unit.agent.fakes import World
 from tests.unit.agent.managing import Images, Runtime
@@ -19,6 +20,19 @@ from zun_virt import sandbox as contract
 
 MYSQL_URL = os.environ.get('ZUN_TEST_MYSQL_URL')
 """Of a database of its own, which the tests empty."""
+
+SERVED = [
+    pytest.param(
+        'mysql', marks=pytest.mark.skipif(not MYSQL_URL, reason='ZUN_TEST_MYSQL_URL is not set')
+    ),
+    pytest.param(
+        'postgresql',
+        marks=pytest.mark.skipif(
+            not on_postgresql.THERE, reason='there is no PostgreSQL, or no psycopg'
+        ),
+    ),
+]
+"""Databases of a server, for the fixture `url`."""
 
 
 # One agent of which the world is in memory, a sandbox on its host, and a container in that
@@ -46,20 +60,20 @@ def running(world, box):
 # The store
 
 
-@pytest.fixture(
-    params=[
-        'sqlite',
-        pytest.param(
-            'mysql', marks=pytest.mark.skipif(not MYSQL_URL, reason='ZUN_TEST_MYSQL_URL is not set')
-        ),
-    ]
-)
+@pytest.fixture(scope='session')
+def postgresql():
+    with on_postgresql.served() as served:
+        yield served
+
+
+@pytest.fixture(params=['sqlite', *SERVED])
 def url(request, tmp_path):
     if request.param == 'sqlite':
         yield f'sqlite:///{tmp_path}/store.sqlite'
         return
-    yield MYSQL_URL
-    engine = sa.create_engine(MYSQL_URL)
+    served = MYSQL_URL if request.param == 'mysql' else request.getfixturevalue('postgresql')
+    yield served
+    engine = sa.create_engine(served)
     with engine.begin() as connection:
         models.Base.metadata.drop_all(connection)
         connection.execute(sa.text('DROP TABLE IF EXISTS alembic_version'))

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 from pymysql import connections
 
-from tests.unit.agent.conftest import MYSQL_URL
+from tests.unit.agent.conftest import SERVED
 from zun_agent import mysql
 from zun_agent.database import Database
 
@@ -27,8 +27,7 @@ def test_what_the_operator_asks_for_is_not_shared():
     assert checked._ssl_required
 
 
-@pytest.mark.skipif(not MYSQL_URL, reason='ZUN_TEST_MYSQL_URL is not set')
-@pytest.mark.parametrize('url', ['mysql'], indirect=True)
+@pytest.mark.parametrize('url', SERVED[:1], indirect=True)
 def test_the_store_uses_them(url):
     database = Database(url)
     with contextlib.closing(database), contextlib.ExitStack() as kept:
