@@ -131,6 +131,7 @@ def mount(device: str, target: str, kind: str, read_only: bool) -> None:
 
     :param target: its mount point, which exists
     :param kind: of the file system, one of `KINDS`
+    :raises PrivilegedError: it is not in order, or has a journal to replay and is read-only
     """
     _check_device(device)
     if kind not in KINDS:
@@ -139,8 +140,17 @@ def mount(device: str, target: str, kind: str, read_only: bool) -> None:
         _grow_unmounted(device)
     flags = _MS_NOSUID | _MS_NODEV | (_MS_RDONLY if read_only else 0)
     with _opened(target) as place:
-        # Two copies of one volume bear the same id, of which XFS would mount only one.
-        _mount(device, place, kind, flags, 'nouuid' if kind == 'xfs' else '')
+        try:
+            # Two copies of one volume bear the same id, of which XFS would mount only one.
+            _mount(device, place, kind, flags, 'nouuid' if kind == 'xfs' else '')
+        except OSError as error:
+            if error.errno != errno.EROFS or not read_only:
+                raise
+            # As in a snapshot of a volume in use, or after the death of the host that had it.
+            raise PrivilegedError(
+                'it was not unmounted, and what was written last is only in its journal, which '
+                'cannot be replayed read-only: attach it once where it may be written to'
+            ) from error
     if loops.is_one(device):
         # In use, it goes when it is unmounted, whoever does that.
         loops.forget(device)

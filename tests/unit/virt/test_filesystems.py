@@ -14,6 +14,7 @@ from tests.unit.virt.on_loops import (
     NEEDED,
     SIZE,
     blank,
+    extended,
     loops,
     place_of_a_volume,
     run,
@@ -167,6 +168,42 @@ def test_a_copy_is_mounted_beside_the_original(place, file):
     other.mkdir()
     filesystems.mount(filesystems.connect(str(copy), False), str(other), 'xfs', False)
     filesystems.unmount(str(other))
+
+
+def cut_off(place, file, kind):
+    """Return a volume that somebody wrote to, as it is when its host loses power."""
+    device = filesystems.connect(str(file), False)
+    filesystems.make(device, kind)
+    filesystems.mount(device, str(place), kind, False)
+    with open(place / 'kept', 'w') as stream:
+        stream.write('data')
+        stream.flush()
+        os.fsync(stream.fileno())
+        copy = shutil.copy(file, file.with_name(f'volume-{uuid.uuid4()}'))
+    filesystems.unmount(str(place))
+    return copy
+
+
+@pytest.mark.parametrize('grown', [False, True])
+@pytest.mark.parametrize('kind', filesystems.KINDS)
+def test_what_was_cut_off_is_whole_again(place, file, kind, grown):
+    copy = cut_off(place, file, kind)
+    if grown:
+        extended(copy)
+    filesystems.mount(filesystems.connect(str(copy), False), str(place), kind, False)
+    assert (place / 'kept').read_text() == 'data'
+
+
+@pytest.mark.parametrize('kind', filesystems.KINDS)
+def test_what_was_cut_off_is_not_shown_in_part(place, file, kind):
+    copy = cut_off(place, file, kind)
+    with pytest.raises(privsep.PrivilegedError, match='attach it once where it may be written to'):
+        filesystems.mount(filesystems.connect(str(copy), True), str(place), kind, True)
+    filesystems.disconnect(str(copy))
+    filesystems.mount(filesystems.connect(str(copy), False), str(place), kind, False)
+    filesystems.unmount(str(place))
+    filesystems.mount(filesystems.connect(str(copy), True), str(place), kind, True)
+    assert (place / 'kept').read_text() == 'data'
 
 
 def test_sharing_is_done_once(place):
