@@ -69,7 +69,8 @@ def thaw(docker: host.Host, sandboxes: lifecycle.Lifecycle, instance_id: str) ->
         _thaw(docker, instance_id, record)
         steps.done('containers')
         if record is not None and record.state is State.PAUSED:
-            sandboxes.store.write(record.replace(state=State.READY, paused=()))
+            running = record.running if record.held else ()
+            sandboxes.store.write(record.replace(state=State.READY, running=running, paused=()))
     LOG.debug('Sandbox %s: thawed in %s', instance_id, steps)
 
 
