@@ -24,9 +24,9 @@ def run(rows: list[Row], lab: Lab, *, n: int = 8) -> None:
             lab.engine.pause(image)
             return (time.perf_counter() - begin) * 1000
 
-    settings.allinone('vm-host', 'up')
+    settings.allinone('fake-host', 'up')
     with contextlib.ExitStack() as stack:
-        stack.callback(settings.allinone, 'vm-host', 'down')
+        stack.callback(settings.allinone, 'fake-host', 'down')
         rounds = Rounds(lab)
         ours, fake, started = map(median, alternate(n, rounds.sandbox, rounds.fake, bare))
     rows.append(

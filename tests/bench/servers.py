@@ -130,9 +130,9 @@ class Rounds:
 
 def create(rows: list[Row], lab: Lab, *, n: int = 12) -> None:
     """(f) Servers of both kinds, and containers with a sandbox of their own."""
-    settings.allinone('vm-host', 'up')
+    settings.allinone('fake-host', 'up')
     with contextlib.ExitStack() as stack:
-        stack.callback(settings.allinone, 'vm-host', 'down')
+        stack.callback(settings.allinone, 'fake-host', 'down')
         rounds = Rounds(lab)
         actives, fake_actives, runnings, bares = alternate(
             n, rounds.sandbox, rounds.fake, rounds.container, rounds.bare

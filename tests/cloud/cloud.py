@@ -156,11 +156,21 @@ class Workspace:
             security_group_id=group_id, direction='ingress', **rule
         )
 
-    def new_network(self, cidr: str, *, mtu: int | None = None, **subnet: typing.Any) -> str:
-        """Make a network with one subnet; returns the network's id."""
-        made = self.user.network.create_network(
-            name=self.name('net'), **({'mtu': mtu} if mtu else {})
-        )
+    def new_network(
+        self, cidr: str, *, mtu: int | None = None, vlan_of: str = '', **subnet: typing.Any
+    ) -> str:
+        """Make a network with one subnet; returns the network's id.
+
+        :param vlan_of: the physical network of which it shall be a VLAN, where an operator makes it
+        """
+        spec: dict[str, typing.Any] = {'mtu': mtu} if mtu else {}
+        maker = self.user
+        if vlan_of:
+            maker = self.admin
+            spec['project_id'] = self.user.project_id
+            spec['provider:network_type'] = 'vlan'
+            spec['provider:physical_network'] = vlan_of
+        made = maker.network.create_network(name=self.name('net'), **spec)
         self._rest.callback(self._delete_network, made.id)
         self.new_subnet(made.id, cidr, **subnet)
         return str(made.id)

@@ -20,7 +20,7 @@ from tests.cloud import cloud, host, hosts, settings
 from tests.cloud.storage import Storage
 from tests.cloud.waiting import wait_until
 
-WATCHED_LOGS = ('zun-agent', 'nova-compute', 'zun-agent-2', 'nova-compute-2')
+WATCHED_LOGS = ('zun-agent', 'nova-compute', 'zun-agent-2', 'nova-compute-2', 'nova-compute-vm')
 CLEAN_AGAIN = 60.0  # seconds for what deletion does, and the search for orphans after a fault
 
 

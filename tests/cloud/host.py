@@ -240,6 +240,19 @@ def loop_devices() -> set[str]:
     return found
 
 
+def machines() -> dict[str, int]:
+    """Return the process of each virtual machine, by the id of its server."""
+    found = {}
+    for entry in pathlib.Path('/proc').glob('[0-9]*/cmdline'):
+        try:
+            words = entry.read_bytes().decode(errors='replace').split('\0')
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if 'qemu-system' in words[0] and '-uuid' in words:
+            found[words[words.index('-uuid') + 1]] = int(entry.parts[2])
+    return found
+
+
 def image_tags() -> set[str]:
     """Return the names of all images in Docker.
 
@@ -282,6 +295,12 @@ def look() -> dict[str, set[str]]:
         'network devices': links(),
         'ports of the switch': switch_ports(),
         'control groups': _of_servers(control_groups()),
+        'virtual machines': set(machines()),
+        'their directories': {
+            path
+            for path in _below(pathlib.Path(settings.load()['VM_STATE'], 'instances'))
+            if ids(path)
+        },
         'mounts': mounts(),
         'loop devices': loop_devices(),
         'places of volumes': _below(state_path / 'volumes'),

@@ -64,10 +64,11 @@ def devices(conf: settings.Settings) -> list[str]:
     """Bridges, devices, rules and network namespaces."""
     found = [f'bridge {name} of Open vSwitch' for name in _run('ovs-vsctl', 'list-br').split()]
     for link in json.loads(_run('ip', '-json', 'link', 'show') or '[]'):
-        if link['ifname'].startswith(('tap', 'br-', 'qr-', 'qg-', 'qvo', 'qvb', 'zun-')):
+        if link['ifname'].startswith(('tap', 'br-', 'qr-', 'qg-', 'qbr', 'qvo', 'qvb', 'zun-')):
             found.append(f'network device {link["ifname"]}')
-    for rule in _run('iptables', '-t', 'nat', '-S').splitlines():
-        if 'zun-allinone' in rule:
+    rules = _run('iptables-save') + _run('ip6tables-save')  # of all tables
+    for rule in rules.splitlines():
+        if 'zun-allinone' in rule or 'neutron-' in rule:
             found.append(f'rule {rule}')
     for name in _run('ip', 'netns', 'list').splitlines():
         if name.startswith(('qdhcp-', 'qrouter-', 'ovnmeta-')):
@@ -97,12 +98,13 @@ def docker_objects(conf: settings.Settings) -> list[str]:
 def files(conf: settings.Settings) -> list[str]:
     """Directories, mounts, control groups and configuration of the host."""
     directory = conf['ALLINONE_DIR']
-    candidates = [directory, conf['SUDOERS'], '/etc/sudoers.d/zun-virt']
+    sudoers = [conf['SUDOERS'], conf['VM_SUDOERS'], '/etc/sudoers.d/zun-virt']
+    candidates = [directory, *sudoers, '/run/libvirt']
     found = [f'file {path}' for path in candidates if pathlib.Path(path).exists()]
     for line in pathlib.Path('/proc/self/mounts').read_text().splitlines():
         if line.split()[1].startswith(f'{directory}/'):
             found.append(f'mount {line.split()[1]}')
-    for pattern in ('*/zun', '*/zun-second', 'zun', 'zun*.slice', '*/zun*.slice'):
+    for pattern in ('*/zun', '*/zun-second', '*/machine', 'zun', 'zun*.slice', '*/zun*.slice'):
         found += [f'control group {path}' for path in glob.glob(f'/sys/fs/cgroup/{pattern}')]
     return found
 

@@ -6,6 +6,7 @@ prepares.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import sys
@@ -230,6 +231,50 @@ def seed_second(cloud: Any) -> None:
     seed_host(cloud, host)
 
 
+def seed_machines(cloud: Any) -> None:
+    """What a guest of the host of virtual machines is made of, and that host's network agent."""
+    guest = Path(setting('GUEST'))
+    kernel = seed_file(cloud, 'machine-kernel', guest / 'vmlinuz', 'aki')
+    ramdisk = seed_file(cloud, 'machine-ramdisk', guest / 'initrd', 'ari')
+    seed_file(
+        cloud,
+        'machine',
+        guest / 'disk',
+        'bare',
+        kernel_id=kernel,
+        ramdisk_id=ramdisk,
+        img_hv_type='qemu',
+        os_command_line='console=ttyS0 quiet',
+    )
+    if 'm1.micro' not in {flavor.name for flavor in cloud.compute.flavors()}:
+        cloud.compute.create_flavor(name='m1.micro', vcpus=1, ram=256, disk=1)
+    host = setting('VM_HOST')
+    wait(
+        f'Open vSwitch agent of {host}',
+        lambda: any(agent.is_alive for agent in cloud.network.agents(host=host)),
+    )
+
+
+def seed_file(cloud: Any, name: str, path: Path, kind: str, **properties: str) -> str:
+    """A public image that holds a file, made anew where the file or a property is another."""
+    data = path.read_bytes()
+    checksum = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    for image in list(cloud.image.images(name=name)):
+        shown = {**image.to_dict(), **image.properties}
+        if image.checksum == checksum and properties.items() <= shown.items():
+            return str(image.id)
+        cloud.image.delete_image(image)
+    made = cloud.image.create_image(
+        name=name,
+        data=io.BytesIO(data),
+        visibility='public',
+        container_format=kind,
+        disk_format='raw' if kind == 'bare' else kind,
+        **properties,
+    )
+    return str(made.id)
+
+
 def forget_host(cloud: Any, host: str) -> None:
     """The records of a host that runs no more.
 
@@ -250,7 +295,9 @@ def main() -> None:
         'identity': seed_identity,
         'cloud': seed_cloud,
         'second': seed_second,
+        'machines': seed_machines,
         'no-vm-host': lambda cloud: forget_host(cloud, setting('VM_HOST')),
+        'no-fake-host': lambda cloud: forget_host(cloud, setting('FAKE_HOST')),
         'no-second': lambda cloud: forget_host(cloud, setting('SECOND_HOST')),
     }
     parts[sys.argv[1]](openstack.connect(cloud='admin'))

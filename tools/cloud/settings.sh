@@ -5,7 +5,8 @@ ALLINONE_CACHE=${ALLINONE_CACHE:-/var/cache/zun-allinone}  # installed software,
 PYTHON=${PYTHON:-/usr/bin/python3.11}  # Debian's: users that are not root must be able to run it
 
 HOST=${ALLINONE_HOST:-$(hostname)}     # the first sandbox host, as Nova and Neutron call it
-VM_HOST=$HOST-vm                       # the host of VM kind that tests ask for
+VM_HOST=$HOST-vm                       # the host of virtual machines of `vm-host up`
+FAKE_HOST=$HOST-fake                   # the host of Nova's fake driver of `fake-host up`
 SECOND_HOST=$HOST-2                    # the other sandbox host of `up --hosts 2`
 COMPUTE_DRIVER=${COMPUTE_DRIVER:-zun_virt.ZunDriver}
 PASSWORD=${ALLINONE_PASSWORD:-allinone} # of every account; everything listens on loopback only
@@ -32,6 +33,7 @@ MQ_DIST_PORT=${MQ_DIST_PORT:-14370}
 EPMD_PORT=${EPMD_PORT:-14369}
 MEMCACHE_PORT=${MEMCACHE_PORT:-11311}
 OF_PORT=${OF_PORT:-16633}              # where the OVS agent listens for the switch
+VM_OF_PORT=${VM_OF_PORT:-16634}        # and that of the virtual machines
 OVSDB_PORT=${OVSDB_PORT:-6640}         # where the switch's database listens for os-vif
 REGISTRY_PORT=${REGISTRY_PORT:-5002}
 
@@ -54,6 +56,8 @@ SECOND_STATE=$SECOND_DIR/zun           # its [zun_virt] state_path
 SECOND_DOCKER=unix://$SECOND_DIR/run/docker.sock
 SECOND_ENGINE=$ALLINONE_CACHE/engine-$SECOND_SUITE
 ON_SECOND=$BIN/on-second-host          # runs a command there
+VM_DIR=$ALLINONE_DIR/vm                # what libvirt keeps of virtual machines
+VM_STATE=$STATE/nova-compute-$VM_HOST  # what Nova keeps of them
 OWNED=$ALLINONE_DIR/.zun-allinone      # says that destroy may remove the directory
 VENV=$ALLINONE_CACHE/venv
 UV=$ALLINONE_CACHE/uvtool/bin/uv
@@ -61,6 +65,7 @@ OVSDB_SOCKET=unix:/var/run/openvswitch/db.sock
 KEYSTONE_URL=http://$IP:$KEYSTONE_PORT/v3
 REGISTRY=$IP:$REGISTRY_PORT
 SUDOERS=/etc/sudoers.d/zun-virt-allinone
+VM_SUDOERS=$SUDOERS-vm
 OUR_LABEL=org.openstack.zun.allinone   # on images built here
 
 unset PYTHONDONTWRITEBYTECODE PYTHONPATH # without .pyc files every start compiles 2000 modules

@@ -24,14 +24,16 @@ stage_config() {
     render zun-wrapper | put "$BIN/zun" 755
 }
 
-# config_compute HOST: the directories and the file of one nova-compute, whose address is
-# $COMPUTE_IP.
+# config_compute HOST [TEMPLATE...]: the directories and the file of one nova-compute, whose address
+# is $COMPUTE_IP. More templates follow the usual one in the file.
 config_compute() {
     local COMPUTE_HOST=$1 COMPUTE_STATE=$STATE/nova-compute-$1
     local COMPUTE_CONF=$ETC/nova-compute-$1/nova.conf
     mkdir -p "$ETC/nova-compute-$1"
     install -d -o nova -g nova -m 750 "$COMPUTE_STATE" "$COMPUTE_STATE/lock"
-    render nova-compute.conf | put "$COMPUTE_CONF" 640 nova
+    local template
+    for template in nova-compute.conf "${@:2}"; do render "$template"; done |
+        put "$COMPUTE_CONF" 640 nova
     # Nova's own fake drivers do not write their node's identity, and refuse a second start
     # without it; a name-based one is what they would compute.
     if [[ $COMPUTE_DRIVER = fake.* && ! -e $COMPUTE_STATE/compute_id ]]; then

@@ -36,15 +36,21 @@ stage_users() {
         install -d -o $user -g $user -m 750 "$ALLINONE_DIR/home/$user"
     done
     install -d -o nova -g zun -m 2775 "$SANDBOX_STATE"
-    # The lines that an operator installs, with this cloud's paths in the place of theirs. In a
-    # sudoers regular expression a dot of a path is escaped.
-    for host in "$HOST" "$SECOND_HOST"; do
-        sed -e "s|/usr/bin/privsep-helper|$VENV/bin/privsep-helper|" \
-            -e "s|/etc/nova/nova\\\\.conf|$(regex_of "$ETC/nova-compute-$host/nova.conf")|" \
-            "$REPO/etc/sudoers.d/zun-virt"
-    done >"$RUN/sudoers"
+    for host in "$HOST" "$SECOND_HOST"; do sudoers_of "$host"; done | put_sudoers "$SUDOERS"
+}
+
+# sudoers_of HOST: the lines that an operator installs, with this cloud's paths in the place of
+# theirs. In a sudoers regular expression a dot of a path is escaped.
+sudoers_of() {
+    sed -e "s|/usr/bin/privsep-helper|$VENV/bin/privsep-helper|" \
+        -e "s|/etc/nova/nova\\\\.conf|$(regex_of "$ETC/nova-compute-$1/nova.conf")|" \
+        "$REPO/etc/sudoers.d/zun-virt"
+}
+
+put_sudoers() {
+    cat >"$RUN/sudoers"
     visudo -c -q -f "$RUN/sudoers" # a broken file there breaks sudo for everyone
-    put "$SUDOERS" 440 <"$RUN/sudoers"
+    put "$1" 440 <"$RUN/sudoers"
 }
 
 regex_of() { printf '%s' "$1" | sed -e 's/[.]/\\\\./g'; }

@@ -2,13 +2,16 @@
 # shellcheck shell=bash
 
 SANDBOX_LABEL=org.openstack.zun.sandbox # of zun_virt/sandbox/: on every container of ours
+# What changes servers and containers, and is to end before what it uses.
+COMPUTES=(nova-compute nova-compute-fake nova-compute-vm zun-agent nova-compute-2 zun-agent-2)
 
 cmd_status() {
     local name pid state rc=0 line='%-18s %-8s %-9s %-6s %s\n'
     [ -e "$OWNED" ] || die "there is no cloud in $ALLINONE_DIR"
     # shellcheck disable=SC2059
     printf "$line" SERVICE PID STATE PORT LOG
-    for name in "${BACKENDS[@]}" openvswitch "${SERVICES[@]}" nova-compute-vm "${SECOND_SERVICES[@]}"; do
+    for name in "${BACKENDS[@]}" openvswitch "${SERVICES[@]}" nova-compute-fake "${VM_SERVICES[@]}" \
+        "${SECOND_SERVICES[@]}"; do
         pid=-
         if running "$name"; then
             state=running
@@ -28,7 +31,7 @@ cmd_status() {
 
 only_on_request() {
     case $1 in
-        nova-compute-vm) [ ! -e "$RUN/$1.pid" ] ;;
+        *-fake | *-vm) [ ! -e "$RUN/$1.pid" ] ;;
         *-2) ! second_wanted ;;
         *) false ;;
     esac
@@ -52,20 +55,20 @@ stop_all() {
     wait
 }
 
-# Containers go on: their engine keeps them alive without it (live-restore), and the switch is
-# left running for them. Both stop with destroy.
+# Containers go on: their engine keeps them alive without it (live-restore), as virtual machines do
+# without libvirt, and the switch is left running for them. All stop with destroy.
 cmd_down() {
     [ -e "$OWNED" ] || die "there is no cloud in $ALLINONE_DIR"
     lock
     stop_services 8
     stop_engine
-    say 'stopped; containers that ran still run, and Open vSwitch with them'
+    say 'stopped; containers and virtual machines that ran still run, and Open vSwitch with them'
 }
 
 # stop_services SECONDS: all but the engine and the switch; those that others need come last.
 stop_services() {
-    stop_all "$1" nova-compute nova-compute-vm zun-agent nova-compute-2 zun-agent-2
-    stop_all "$1" neutron-ovs-agent-2 "${SERVICES[@]}" memcached registry
+    stop_all "$1" "${COMPUTES[@]}"
+    stop_all "$1" neutron-ovs-agent-2 "${VM_SERVICES[@]}" "${SERVICES[@]}" memcached registry
     stop_all 20 rabbitmq mariadb
     ERL_EPMD_ADDRESS=$IP epmd -port "$EPMD_PORT" -kill >/dev/null 2>&1 || true
 }
@@ -83,10 +86,11 @@ cmd_destroy() {
     lock
     local began=$SECONDS
     mkdir -p "$LOG" "$RUN"
-    stop_all 2 nova-compute nova-compute-vm zun-agent nova-compute-2 zun-agent-2
+    stop_all 2 "${COMPUTES[@]}" libvirtd-vm
     ! second_wanted || { forget_second; forget_rules; } 2>>"$LOG/destroy.log"
     destroy_containers
     stop_services 2
+    [ ! -e "$VM_DIR" ] || forget_vm 2>>"$LOG/destroy.log"
     destroy_networks
     destroy_engine
     destroy_cgroups

@@ -39,7 +39,7 @@ start_service() {
         neutron-metadata) start_neutron_agent "$1" neutron-metadata-agent metadata_agent ;;
         nova-conductor | nova-scheduler) start "$1" "$(stamp_of "${nova[1]}")" "$1" "${nova[@]}" ;;
         nova-compute) start_compute "$1" "$HOST" ;;
-        nova-compute-vm) start_compute "$1" "$VM_HOST" ;;
+        nova-compute-fake) start_compute "$1" "$FAKE_HOST" ;;
         cinder-scheduler | cinder-volume)
             start "$1" "$(stamp_of "$ETC/cinder/cinder.conf" "$ETC/cinder/files_driver.py")" \
                 env PYTHONPATH="$ETC/cinder" "$1" --config-file "$ETC/cinder/cinder.conf" ;;
@@ -50,6 +50,7 @@ start_service() {
                 --config-file "$ETC/zun/zun-agent.conf" ;;
         containerd | dockerd | registry) start_engine "$1" ;;
         *-2) start_second "$1" ;;
+        *-vm) start_vm "$1" ;;
         mariadb | rabbitmq | memcached) "start_$1" ;;
         *) die "no service $1" ;;
     esac
@@ -102,12 +103,13 @@ start_neutron_agent() {
         "$2" --config-file "$ETC/neutron/neutron.conf" --config-file "$ETC/neutron/$3.ini"
 }
 
-# start_compute NAME HOST: as user nova; what needs root goes through sudo and privsep.
+# start_compute NAME HOST [VARIABLE=VALUE...]: as user nova; what needs root goes through sudo and
+# privsep.
 start_compute() {
     local conf=$ETC/nova-compute-$2/nova.conf stamp
     stamp=$(stamp_of "$conf" "$VENV/.zun-virt")
     as_user nova
-    start "$1" "$stamp" "${AS[@]}" "$VENV/bin/nova-compute" --config-file "$conf"
+    start "$1" "$stamp" "${AS[@]}" "${@:3}" "$VENV/bin/nova-compute" --config-file "$conf"
 }
 
 # answers NAME: waits for a service that is asked over HTTP, for an engine, and for nova-compute:
@@ -120,6 +122,7 @@ answers() {
         dockerd) wait_for 60 "$1" docker_up ;;
         dockerd-2) DOCKER_HOST=$SECOND_DOCKER wait_for 60 "$1" docker_up ;;
         vswitchd-2) wire_second ;;
+        libvirtd-vm) wait_for 30 "$1" libvirt_up ;;
         zun-agent-2) wait_for 90 "$1" http_up "http://$LINK_THERE:$AGENT_PORT/" ;;
         nova-compute*) wait_for 90 "$1" joined "$1" ;;
         mariadb) wait_for 60 "$1" sql 'select 1' ;;

@@ -1,50 +1,103 @@
-# A second compute host in the same cloud, of VM kind: Nova's own fake driver.
+# A host of virtual machines beside the sandbox host on the same machine: Nova's libvirt driver with
+# QEMU's own emulation, a libvirtd, and an Open vSwitch agent with bridges of its own.
 # shellcheck shell=bash
 
-cmd_vm_host() {
-    [ -e "$OWNED" ] || die "there is no cloud in $ALLINONE_DIR"
-    lock
-    case $1 in
-        up) run_stage vm-host ;;
-        down) run_stage no-vm-host ;;
-        *) usage >&2; exit 2 ;;
-    esac
+VM_SERVICES=(libvirtd-vm neutron-ovs-agent-vm nova-compute-vm)
+VM_PACKAGES=(libvirt-daemon libvirt-daemon-driver-qemu python3-libvirt qemu-system-x86)
+
+stage_vm_packages() {
+    install_packages "${VM_PACKAGES[@]}"
+    # libvirt's default for QEMU, which it looks for whatever it is told; Debian makes it with a
+    # package that is for systemd
+    getent passwd libvirt-qemu >/dev/null || useradd --system --user-group --no-create-home \
+        --home-dir /var/lib/libvirt --shell /usr/sbin/nologin libvirt-qemu
 }
 
 stage_vm_host() {
-    COMPUTE_DRIVER=fake.PredictableNodeUUIDDriver config_compute "$VM_HOST"
-    pretend_network_agent "$VM_HOST"
+    config_vm
+    start_service libvirtd-vm
+    wire_vm
+    start_service neutron-ovs-agent-vm
+    answers libvirtd-vm
     start_service nova-compute-vm
+    seed machines
     answers nova-compute-vm
     wait_for 60 nova-compute-vm compute_enabled "$VM_HOST"
 }
 
-# Refused while servers are on it: Nova would never delete them without a nova-compute.
+config_vm() {
+    local COMPUTE_DRIVER=libvirt.LibvirtDriver
+    mkdir -p "$VM_DIR"/{etc,lib,log,run,python} "$ALLINONE_CACHE/libvirt"
+    render libvirtd.conf | put "$VM_DIR/etc/libvirtd.conf"
+    render qemu.conf | put "$VM_DIR/etc/qemu.conf"
+    render openvswitch_agent-vm.ini | put "$ETC/neutron/openvswitch_agent-vm.ini"
+    config_compute "$VM_HOST" nova-compute-vm.conf
+    install -d -o nova -g nova "$VM_STATE/instances"
+    # the environment does not see Debian's modules, and shall see this one only
+    ln -sf /usr/lib/python3/dist-packages/libvirt{,_qemu,_lxc,aio}.py \
+        /usr/lib/python3/dist-packages/libvirtmod*.so "$VM_DIR/python"
+    # beside the contexts of os-vif and os-brick the libvirt driver uses Nova's own
+    sudoers_of "$VM_HOST" |
+        sed '/vif_plug_ovs\\.privsep/{p;s/vif_plug_ovs\\.privsep\\.vif_plug/nova\\.privsep\\.sys_admin_pctxt/}' |
+        put_sudoers "$VM_SUDOERS"
+}
+
+# The physical network of both hosts' switches: what one agent sends to its bridge the other gets.
+wire_vm() {
+    ovs-vsctl --timeout=10 \
+        --may-exist add-br br-ex-vm -- set bridge br-ex-vm datapath_type=netdev \
+        -- --may-exist add-port br-ex to-br-ex-vm \
+        -- set interface to-br-ex-vm type=patch options:peer=to-br-ex \
+        -- --may-exist add-port br-ex-vm to-br-ex \
+        -- set interface to-br-ex type=patch options:peer=to-br-ex-vm
+}
+
+# start_vm NAME: one of its services.
+start_vm() {
+    case $1 in
+        libvirtd-vm) start "$1" "$(stamp_of "$VM_DIR"/etc/{libvirtd,qemu}.conf "$CLOUD/hold-libvirtd")" \
+            "$CLOUD/hold-libvirtd" "$VM_HOST" "$VM_DIR" "$ALLINONE_CACHE/libvirt" ;;
+        neutron-ovs-agent-vm)
+            start_neutron_agent "$1" neutron-openvswitch-agent openvswitch_agent-vm ;;
+        nova-compute-vm) start_compute "$1" "$VM_HOST" PYTHONPATH="$VM_DIR/python" ;;
+    esac
+}
+
+libvirt_up() {
+    PYTHONPATH=$VM_DIR/python "$VENV/bin/python" -c 'import libvirt, sys
+libvirt.open(sys.argv[1])' "qemu+unix:///system?socket=$VM_DIR/run/libvirt-sock"
+}
+
+# Its records go too, and not while servers are on it: Nova would never delete those.
 stage_no_vm_host() {
-    stop nova-compute-vm
+    local servers
+    servers=$(sql "select count(*) from nova.instances where host = '$VM_HOST' and deleted = 0")
+    [ "$servers" = 0 ] || die "$servers servers are on $VM_HOST"
+    stop nova-compute-vm 2
+    # the agent would take longer, and there is no port left
+    stop_all 2 neutron-ovs-agent-vm libvirtd-vm
     seed no-vm-host
+    forget_vm
+    rm -rf --one-file-system "$VM_DIR" "$VM_STATE"
 }
 
-# Neutron binds a port only where it knows a network agent to be alive. A second Open vSwitch agent
-# would be a whole process for nothing; the first one's record under the other host's name, with
-# a sign of life that does not grow old, is enough for ports that no switch carries. It names no end
-# of a tunnel: with the record Neutron would forget the first one's, and a second host not find it.
-pretend_network_agent() {
-    sql "insert into neutron.agents (id, agent_type, \`binary\`, topic, host, admin_state_up,
-            created_at, started_at, heartbeat_timestamp, description, configurations, resource_versions,
-            availability_zone, \`load\`, resources_synced)
-        select uuid(), agent_type, \`binary\`, topic, '$1', admin_state_up, created_at, started_at,
-            '2099-01-01', description, json_remove(configurations, '\$.tunneling_ip'),
-            resource_versions, availability_zone, \`load\`, resources_synced
-        from neutron.agents as known where host = '$HOST' and agent_type = 'Open vSwitch agent'
-            and not exists (select 1 from neutron.agents as there where there.host = '$1')"
-}
-
-# compute_enabled HOST: its nova-compute has reported and its host is known to the scheduler.
-compute_enabled() {
-    local count
-    count=$(sql "select count(*) from nova_api.host_mappings where host = '$1'")
-    [ "$count" = 1 ] && [ "$(sql "select count(*) from nova.services where host = '$1'
-        and \`binary\` = 'nova-compute' and deleted = 0
-        and last_seen_up > utc_timestamp() - interval 60 second")" = 1 ]
+# What is on the machine beyond those directories: what still runs there, ports, bridges and rules.
+forget_vm() {
+    local file pid link tables
+    for file in "$VM_DIR"/run/qemu/*.pid; do
+        pid=$(cat "$file" 2>/dev/null) || continue
+        [[ $(readlink "/proc/$pid/exe") != *qemu* ]] || kill -KILL "$pid" || true
+    done
+    for link in $(ip -brief link | grep -oE '^q(br|vb)[0-9a-f]{8}-[0-9a-f]{2}'); do
+        ip link del "$link"
+    done
+    ovs-vsctl --timeout=10 --if-exists del-port br-ex to-br-ex-vm -- --if-exists del-br br-ex-vm \
+        -- --if-exists del-br br-int-vm || true
+    for tables in iptables ip6tables; do
+        ! $tables-save | grep neutron- >/dev/null ||
+            $tables-save | grep -v neutron- | $tables-restore
+    done
+    ipset list -name | grep ^NIPv | xargs -r -n 1 ipset destroy || true
+    rm -f "$VM_SUDOERS"
+    rmdir /run/libvirt 2>/dev/null || true
 }
