@@ -79,7 +79,7 @@ def test_a_suspended_sandbox_that_was_killed_runs_again_when_resumed(space: Work
 def test_a_suspended_sandbox_that_is_lost_is_made_anew_when_resumed(space: Workspace) -> None:
     user, server = space.user, space.server()
     one = space.running(sandbox=server, command=TALKS)
-    before = host.pause(server).id
+    before = {each.id for each in host.containers(server)}
     user.compute.suspend_server(server)
     space.until_server(server, 'SUSPENDED')
     user.wait(one, 'Paused', timeout=5)
@@ -88,8 +88,13 @@ def test_a_suspended_sandbox_that_is_lost_is_made_anew_when_resumed(space: Works
     host.pause(server).remove(force=True)
     user.compute.resume_server(server)
     space.until_server(server, 'ACTIVE')
-    _until_it_runs_again(space, server, one)
-    assert host.pause(server).id != before
+
+    def made_anew() -> bool:
+        now = {each.id for each in host.containers(server)}
+        return len(now) == len(before) and not now & before
+
+    wait_until('made anew', made_anew, timeout=BACK, explain=lambda: host.describe([server]))
+    _until_it_runs_again(space, server, one, times=1)
 
 
 def test_a_sandbox_that_its_tenant_shuts_down_is_shut_off(space: Workspace) -> None:

@@ -24,8 +24,11 @@ CONF = conf.CONF
 
 SANDBOX_TRAIT = 'CUSTOM_ZUN_SANDBOX'
 
-PATIENCE = 15.0
-"""Seconds after which a test gives up waiting; all it waits for takes well under one."""
+PATIENCE = 60.0
+"""Seconds after which a test gives up waiting.
+
+All it waits for takes well under one, unless others have the processors.
+"""
 
 
 class SandboxDriver(driver.ZunDriver):
@@ -179,7 +182,7 @@ class CloudTestCase(integrated_helpers._IntegratedTestBase):
         """Ask for a server and wait until it has come to the wanted status."""
         return self.wait_for(self.request(**changes), status=wanted)
 
-    def port_is_down(self, timeout=10):
+    def port_is_down(self, timeout=30):
         """Let Neutron make ports that are not up before it says so.
 
         :param timeout: seconds that nova-compute waits for that

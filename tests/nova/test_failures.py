@@ -86,7 +86,7 @@ class OneHostTestCase(base.CloudTestCase):
         self.assert_undone(server, 'img_hv_type=docker')
 
     def test_deleting_while_it_is_built(self):
-        self.port_is_down()
+        self.port_is_down(timeout=10)
         server = self.request()
         self.eventually(lambda: self.assertEqual(1, len(self.box.plugged())))
 
