@@ -182,7 +182,9 @@ def test_its_reboot(space: Workspace, there: str) -> None:
     # The agent may not have looked yet when it answers again.
     wait_until('its sandbox began again', began_again, timeout=60)
     user.wait(one, 'Running', timeout=60)
-    user.shell(one, f'ping -c 2 -W 2 {gateway(user)}')
+    # nova-compute does not wait for Neutron before it listens, and its agent has just started, too
+    ping = f'ping -c 1 -W 1 {gateway(user)}'
+    wait_until('the gateway', lambda: user.execute(one, ping)[1] == 0, timeout=30)
 
 
 def test_both_hosts_are_listed(admin: User) -> None:

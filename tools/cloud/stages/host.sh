@@ -89,7 +89,8 @@ forget_agent_ports() {
 }
 
 docker_up() { docker version; }
-containerd_up() { ctr --connect-timeout 2s version; } # by its socket: other hosts may have theirs
+# containerd_up [SOCKET]: by that; other hosts may have theirs
+containerd_up() { ctr --address "${1:-/run/containerd/containerd.sock}" --connect-timeout 2s version; }
 
 # An engine that runs is used as it is.
 stage_docker() {
@@ -97,7 +98,8 @@ stage_docker() {
     # Docker makes it DROP, and leaves it so
     [ -e "$STATE/started.docker" ] || iptables -S FORWARD | head -n 1 >"$STATE/forward.policy"
     touch "$STATE/started.docker"
-    containerd_up >/dev/null 2>&1 || start_service containerd
+    # an engine that does not find it at its start would for ever call running what has ended
+    containerd_up >/dev/null 2>&1 || { start_service containerd && answers containerd; }
     start_service dockerd
     answers dockerd
 }

@@ -26,6 +26,7 @@ stage_second_host() {
     start_switch_second
     start_service containerd-2
     start_service neutron-ovs-agent-2
+    answers containerd-2 # or the engine would for ever call running what ended with the host
     start_service dockerd-2
     answers dockerd-2
     start_service nova-compute-2

@@ -119,6 +119,8 @@ answers() {
         keystone | placement | glance | neutron-api | nova-api | nova-metadata | cinder-api | zun-agent)
             wait_for 90 "$1" http_up "http://$IP:${PORTS[$1]}/" ;;
         registry) wait_for 30 "$1" http_up "http://$REGISTRY/v2/" ;;
+        containerd) wait_for 30 "$1" containerd_up ;;
+        containerd-2) wait_for 30 "$1" containerd_up "$SECOND_DIR/run/containerd.sock" ;;
         dockerd) wait_for 60 "$1" docker_up ;;
         dockerd-2) DOCKER_HOST=$SECOND_DOCKER wait_for 60 "$1" docker_up ;;
         vswitchd-2) wire_second ;;
