@@ -32,9 +32,9 @@ def freeze(docker: host.Host, sandboxes: lifecycle.Lifecycle, instance_id: str) 
         if record is not None and record.state is not State.PAUSED:
             users = [c for c in containers if c.container_id and c.alive]
             # Of those that die with a pause container that is removed Docker tells nothing.
-            running = record.running if record.held else _ids(users)
-            paused = _ids(users, 'paused')
-            record = record.replace(state=State.PAUSED, running=running, paused=paused)
+            record = record.replace(
+                state=State.PAUSED, frozen=_ids(users), paused=_ids(users, 'paused')
+            )
             sandboxes.store.write(record)
         try:
             for group in users_first(containers):
@@ -69,8 +69,7 @@ def thaw(docker: host.Host, sandboxes: lifecycle.Lifecycle, instance_id: str) ->
         _thaw(docker, instance_id, record)
         steps.done('containers')
         if record is not None and record.state is State.PAUSED:
-            running = record.running if record.held else ()
-            sandboxes.store.write(record.replace(state=State.READY, running=running, paused=()))
+            sandboxes.store.write(record.replace(state=State.READY, frozen=(), paused=()))
     LOG.debug('Sandbox %s: thawed in %s', instance_id, steps)
 
 

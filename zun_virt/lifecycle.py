@@ -83,7 +83,7 @@ class Lifecycle:
         :param start: False to leave it stopped
         """
         with self.lock(record.instance_id):
-            record = record.replace(state=State.BUILDING, pause=None, paused=())
+            record = record.replace(state=State.BUILDING, pause=None, frozen=(), paused=())
             self.store.create(record.instance_id)
             for file in sandbox.FILE_TARGETS:
                 # Docker would make a directory in the place of a missing one.
@@ -118,7 +118,7 @@ class Lifecycle:
             container = self._docker.pause_container(record.instance_id)
             if container is None:
                 return None
-            record = record.replace(state=State.BUILDING, pause=None, paused=())
+            record = record.replace(state=State.BUILDING, pause=None, frozen=(), paused=())
             self.store.create(record.instance_id)
             self.store.write(record)
             # The host may have been started anew since, and its cgroups with it.
@@ -297,10 +297,8 @@ class Lifecycle:
         ended = self._docker.pause_container(record.instance_id)
         if ended is not None and ended.pid:
             return ()
-        if record.state is State.PAUSED:
-            return record.running  # nothing that is frozen ends by itself
-        if ended is None:
-            return ()
+        if record.frozen or ended is None:
+            return record.frozen  # nothing that is frozen ends by itself
         others = self._inspected(user for user in users if not user.alive)
         return [user.container_id or '' for user in others if ends.died_with(user, ended)]
 

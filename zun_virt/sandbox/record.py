@@ -7,7 +7,7 @@ import enum
 import json
 import typing
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class SandboxError(Exception):
@@ -117,7 +117,8 @@ class Sandbox:
     :ivar metadata: the server's metadata, where the agent finds its intent
     :ivar incarnation: a uuid, new whenever the pause container is made anew
     :ivar running: ids in the container API of those that ran when the sandbox was
-        stopped or frozen, and that run again when it starts
+        stopped, and that run again when it starts
+    :ivar frozen: ids in the container API of those that were alive when the sandbox was frozen
     :ivar paused: ids in the container API of those that their users had frozen when the sandbox
         was, and that stay so when it is thawed
     :ivar held: no container runs for now, although the sandbox does: it is being rescued
@@ -139,6 +140,7 @@ class Sandbox:
     addresses: tuple[Address, ...] = ()
     volumes: tuple[Volume, ...] = ()
     running: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
     paused: tuple[str, ...] = ()
     held: bool = False
     images: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -170,7 +172,8 @@ class Sandbox:
             fields['addresses'] = tuple(Address(**address) for address in fields['addresses'])
             fields['volumes'] = tuple(Volume(**volume) for volume in fields['volumes'])
             fields['running'] = tuple(fields['running'])
-            fields['paused'] = tuple(fields.get('paused', ()))
+            for name in ('frozen', 'paused'):  # newer than the first records
+                fields[name] = tuple(fields.get(name, ()))
             return cls(**fields)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SandboxCorrupt(f'not a sandbox record: {error!r}') from error

@@ -195,11 +195,34 @@ def test_a_suspended_one_that_is_not_there_any_more_runs_when_it_is_resumed(
     zun.resume(None, instance, [vif])
     written = record(machine, instance)
     assert (written.state, written.paused) == (State.READY, ())
-    assert written.running == (ran,)
+    assert (written.running, written.frozen) == ((ran,), ())
     assert (written.incarnation != before.incarnation) is lost
     assert zun.get_info(instance).state == power_state.RUNNING
     assert list(machine.kernel.devices) == [vif['devname']]
     assert not machine.switch.stale
+
+
+def test_what_died_frozen_is_known_where_an_older_record_does_not_name_it(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    ran = machine.add_container(instance.uuid)
+    zun.pause(instance)
+    zun._sandboxes.store.write(record(machine, instance).replace(frozen=()))
+    for name in (sandbox.container_name(ran), sandbox.sandbox_name(instance.uuid)):
+        machine.docker.kill(name)
+    zun.power_off(instance)
+    assert record(machine, instance).running == (ran,)
+
+
+def test_a_freeze_forgets_nobody_who_is_to_run_again(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    ran = machine.add_container(instance.uuid)
+    zun.power_off(instance)
+    zun.power_on(None, instance, [vif])  # and no agent is there to start it
+    before = record(machine, instance)
+    zun.pause(instance)
+    zun.unpause(instance)
+    assert record(machine, instance) == before
+    assert before.running == (ran,)
 
 
 def test_a_freeze_that_fails_freezes_nothing(zun, machine, vif):
