@@ -120,6 +120,8 @@ class Database:
             if got != 1:
                 raise errors.ServiceUnavailable('Another agent migrates the store for too long.')
         elif backend == 'postgresql':
+            for limit in ('statement_timeout = 0', "lock_timeout = '120s'"):
+                connection.execute(sa.text(f'SET LOCAL {limit}'))
             connection.execute(sa.text('SELECT pg_advisory_xact_lock(9517)'))
 
     def _unlock_schema(self, connection: sa.Connection) -> None:
@@ -154,9 +156,7 @@ def _engine(url: sa.URL, isolation_level: str = 'READ COMMITTED') -> sa.Engine:
     options.update(pool_recycle=600, isolation_level=isolation_level)
     options.update(skip_autocommit_rollback=True)
     if url.get_driver_name() in ('psycopg', 'psycopg2'):  # what libpq takes
-        waits = f'-c lock_timeout={LOCK_WAIT}s -c statement_timeout={ANSWER_WAIT}s'
-        limits = {'connect_timeout': 5, 'tcp_user_timeout': ANSWER_WAIT * 1000, 'options': waits}
-        return sa.create_engine(url, connect_args=limits, **options)
+        return sa.create_engine(url, connect_args=_libpq_limits(url), **options)
     if url.get_driver_name() != 'pymysql':
         return sa.create_engine(url, **options)
     from zun_agent import mysql  # its driver need not be there for another database
@@ -166,6 +166,21 @@ def _engine(url: sa.URL, isolation_level: str = 'READ COMMITTED') -> sa.Engine:
     engine = sa.create_engine(url, connect_args={**timeouts, 'init_command': lock_wait}, **options)
     mysql.use(engine)
     return engine
+
+
+def _libpq_limits(url: sa.URL) -> dict[str, typing.Any]:
+    """Return how long to wait for PostgreSQL, where the operator's URL does not say."""
+    waits = f'-c lock_timeout={LOCK_WAIT}s -c statement_timeout={ANSWER_WAIT}s'
+    own = url.query.get('options', ())
+    limits = {
+        'connect_timeout': 5,
+        # Of a host that has gone: what it has not acknowledged, and what it has.
+        'tcp_user_timeout': ANSWER_WAIT * 1000,
+        'keepalives_idle': ANSWER_WAIT // 3,
+        'keepalives_interval': ANSWER_WAIT // 6,
+    }
+    limits = {name: limit for name, limit in limits.items() if name not in url.query}
+    return {**limits, 'options': ' '.join((waits, *((own,) if isinstance(own, str) else own)))}
 
 
 def _read_json(text: str) -> typing.Any:

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 
-_PROGRAMS = sorted(pathlib.Path('/usr/lib/postgresql').glob('*/bin'))
+_PROGRAMS = [found.parent for found in pathlib.Path('/usr/lib/postgresql').glob('*/bin/initdb')]
 THERE = bool(_PROGRAMS) and importlib.util.find_spec('psycopg') is not None
 """Whether there is what `served` takes: Debian's server and the library."""
 
@@ -27,7 +27,8 @@ def served() -> Iterator[str]:
         shutil.chown(folder, 'nobody')
     data = str(folder / 'data')
     try:
-        _run('initdb', '-D', data, '-U', 'zun', '--auth=trust', '--no-sync')
+        words = ('--locale=C.UTF-8', '--encoding=UTF8', '--auth=trust', '--no-sync')
+        _run('initdb', '-D', data, '-U', 'zun', *words)
         listen = f"-c listen_addresses='' -k {folder} -F"
         _run('pg_ctl', '-D', data, '-w', '-o', listen, '-l', str(folder / 'log'), 'start')
         try:

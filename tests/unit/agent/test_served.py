@@ -8,9 +8,10 @@ import sqlalchemy as sa
 
 from tests.unit.agent.conftest import SERVED
 from tests.unit.agent.stored import container
+from zun_agent.database import Database
 from zun_agent.models import Container
 
-pytestmark = pytest.mark.parametrize('url', SERVED, indirect=True)
+SERVED_URLS = pytest.mark.parametrize('url', SERVED, indirect=True)
 
 _LIMIT = {
     'mysql': 'SELECT @@innodb_lock_wait_timeout',
@@ -25,12 +26,31 @@ _OTHERS = {
 _END = {'mysql': 'KILL %s', 'postgresql': 'SELECT pg_terminate_backend(%s)'}
 
 
+@SERVED_URLS
 def test_nobody_waits_for_a_lock_for_ever(store):
     for engine in (store._database.engine, store._database._reading):
         with engine.connect() as connection:
             assert connection.exec_driver_sql(_LIMIT[engine.dialect.name]).scalar() == 10
 
 
+@pytest.mark.parametrize('url', SERVED[1:], indirect=True)
+def test_an_operators_url_has_its_way(url):
+    mine = f'{url}&options=-c%20lock_timeout%3D7s&connect_timeout=9'
+    database = Database(mine)
+    with database.engine.connect() as connection:
+        limits = connection.connection.dbapi_connection.info.get_parameters()
+        for name, limit in (('lock_timeout', '7s'), ('statement_timeout', '30s')):
+            assert connection.exec_driver_sql(f'SHOW {name}').scalar() == limit
+    assert limits['connect_timeout'] == '9'
+    assert limits['keepalives_idle'] == '10'
+    with database.migration() as connection:
+        assert connection.exec_driver_sql('SHOW statement_timeout').scalar() == '0'
+    with database.engine.connect() as connection:
+        assert connection.exec_driver_sql('SHOW statement_timeout').scalar() == '30s'
+    database.close()
+
+
+@SERVED_URLS
 def test_lost_connections_are_made_anew(store):
     made = container()
     store.add_container(made)
@@ -47,6 +67,7 @@ def test_lost_connections_are_made_anew(store):
     store.add_container(container())
 
 
+@SERVED_URLS
 def test_of_two_that_wait_for_each_other_one_tries_again(store):
     ones = [container(), container()]
     for one in ones:
