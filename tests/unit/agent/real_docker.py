@@ -24,7 +24,7 @@ from zun_agent.reconciler import Reconciler
 from zun_virt import sandbox as contract
 
 URL = 'unix:///var/run/docker.sock'
-IMAGE = 'zun-unit-test/box'
+IMAGE = f'zun-unit-test/box-{os.getpid()}'  # another worker would take ours away
 WAITS = ('sh', '-c', 'trap "exit 0" TERM; while :; do sleep 1000 & wait $!; done')
 """What a pause container does; busybox is no reaper, but ends when it is told to."""
 
