@@ -150,11 +150,12 @@ class Workspace:
             self.allow(made.id, **rule)
         return str(made.id)
 
-    def allow(self, group_id: str, **rule: typing.Any) -> None:
-        """Let something in."""
-        self.user.network.create_security_group_rule(
+    def allow(self, group_id: str, **rule: typing.Any) -> str:
+        """Let something in; returns the rule's id."""
+        made = self.user.network.create_security_group_rule(
             security_group_id=group_id, direction='ingress', **rule
         )
+        return str(made.id)
 
     def new_network(
         self, cidr: str, *, mtu: int | None = None, vlan_of: str = '', **subnet: typing.Any
