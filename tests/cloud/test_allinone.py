@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -10,7 +11,7 @@ import subprocess
 import pytest
 
 from tests.cloud import faults, host, hosts, settings
-from tests.cloud.cloud import Workspace, gateway, shown_addresses
+from tests.cloud.cloud import User, Workspace, gateway, shown_addresses, workspace
 
 
 def shell(script: str, **environment: str) -> str:
@@ -87,6 +88,28 @@ def test_what_allinone_does_not_start_is_not_stopped() -> None:
     with pytest.raises(AssertionError, match='no service nosuch'):
         settings.allinone('restart', 'nosuch', 'zun-agent')
     assert faults.runs('zun-agent')
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize('service', ['libvirtd-vm', 'nova-compute-vm', 'nova-compute-fake'])
+def test_what_is_there_on_request_is_not_started_by_a_restart(service: str) -> None:
+    with pytest.raises(AssertionError, match='there is no host of'):
+        settings.allinone('restart', service)
+    assert not faults.runs(service)
+
+
+@pytest.mark.alone
+def test_a_host_with_servers_stays_whole(admin: User, demo: User) -> None:
+    name = settings.load()['FAKE_HOST']
+    with contextlib.ExitStack() as stack:
+        stack.callback(settings.allinone, 'fake-host', 'down')
+        settings.allinone('fake-host', 'up')
+        space = stack.enter_context(workspace(demo, admin))
+        server = space.server(flavor='m1.nano', image='plain', networks='none')
+        assert admin.compute.get_server(server).compute_host == name
+        with pytest.raises(AssertionError, match=f'1 servers are on {name}'):
+            settings.allinone('fake-host', 'down')
+        assert faults.runs('nova-compute-fake')
 
 
 @pytest.mark.alone

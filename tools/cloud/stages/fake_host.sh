@@ -9,10 +9,18 @@ stage_fake_host() {
     wait_for 60 nova-compute-fake compute_enabled "$FAKE_HOST"
 }
 
-# Refused while servers are on it: Nova would never delete them without a nova-compute.
 stage_no_fake_host() {
+    no_servers_on "$FAKE_HOST"
     stop nova-compute-fake
     seed no-fake-host
+    rm -rf --one-file-system "$STATE/nova-compute-$FAKE_HOST"
+}
+
+# no_servers_on HOST: Nova would never delete them without a nova-compute.
+no_servers_on() {
+    local servers
+    servers=$(sql "select count(*) from nova.instances where host = '$1' and deleted = 0")
+    [ "$servers" = 0 ] || die "$servers servers are on $1"
 }
 
 # Neutron binds a port only where it knows a network agent to be alive. A second Open vSwitch agent

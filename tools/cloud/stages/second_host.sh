@@ -118,11 +118,9 @@ wire_second() {
     "$ON_SECOND" ip link set br-vtep up
 }
 
-# Its records go too, and not while servers are on it.
+# Its records go too.
 stage_no_second_host() {
-    local servers
-    servers=$(sql "select count(*) from nova.instances where host = '$SECOND_HOST' and deleted = 0")
-    [ "$servers" = 0 ] || die "$servers servers are on $SECOND_HOST"
+    no_servers_on "$SECOND_HOST"
     stop_all 10 nova-compute-2 zun-agent-2 neutron-ovs-agent-2
     stop dockerd-2
     forget_second
