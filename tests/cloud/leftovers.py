@@ -70,6 +70,9 @@ def devices(conf: settings.Settings) -> list[str]:
     for rule in rules.splitlines():
         if 'zun-allinone' in rule or 'neutron-' in rule:
             found.append(f'rule {rule}')
+    for name in _run('ipset', 'list', '-name').split():
+        if name.startswith('NIPv'):
+            found.append(f'set of addresses {name}')
     for name in _run('ip', 'netns', 'list').splitlines():
         if name.startswith(('qdhcp-', 'qrouter-', 'ovnmeta-')):
             found.append(f'network namespace {name}')

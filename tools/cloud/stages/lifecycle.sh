@@ -135,7 +135,10 @@ destroy_networks() {
     local bridge
     forget_namespaces
     ovs-vsctl --timeout=5 show >/dev/null 2>&1 || return 0
-    for bridge in br-int br-tun br-ex br-vtep; do ovs-vsctl --timeout=10 --if-exists del-br $bridge; done
+    # those of virtual machines, too: their directory may be gone since the switch did not answer
+    for bridge in br-int br-tun br-ex br-vtep br-int-vm br-ex-vm; do
+        ovs-vsctl --timeout=10 --if-exists del-br $bridge
+    done
     [ ! -e "$STATE/set.manager" ] || ovs-vsctl --timeout=10 del-manager
     [ ! -e "$STATE/started.openvswitch" ] ||
         /usr/share/openvswitch/scripts/ovs-ctl stop >>"$LOG/destroy.log" 2>&1

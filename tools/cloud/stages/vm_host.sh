@@ -68,11 +68,9 @@ libvirt_up() {
 libvirt.open(sys.argv[1])' "qemu+unix:///system?socket=$VM_DIR/run/libvirt-sock"
 }
 
-# Its records go too, and not while servers are on it: Nova would never delete those.
+# Its records go too.
 stage_no_vm_host() {
-    local servers
-    servers=$(sql "select count(*) from nova.instances where host = '$VM_HOST' and deleted = 0")
-    [ "$servers" = 0 ] || die "$servers servers are on $VM_HOST"
+    no_servers_on "$VM_HOST"
     stop nova-compute-vm 2
     # the agent would take longer, and there is no port left
     stop_all 2 neutron-ovs-agent-vm libvirtd-vm
@@ -83,21 +81,41 @@ stage_no_vm_host() {
 
 # What is on the machine beyond those directories: what still runs there, ports, bridges and rules.
 forget_vm() {
-    local file pid link tables
+    local file pid port link
     for file in "$VM_DIR"/run/qemu/*.pid; do
+        # the file may be older than the machine's last start, and another have the number now
         pid=$(cat "$file" 2>/dev/null) || continue
-        [[ $(readlink "/proc/$pid/exe") != *qemu* ]] || kill -KILL "$pid" || true
+        [[ $(readlink "/proc/$pid/exe") = *qemu* ]] || continue
+        ! grep -qaF "$VM_STATE/instances/" "/proc/$pid/cmdline" || kill -KILL "$pid" || true
     done
-    for link in $(ip -brief link | grep -oE '^q(br|vb)[0-9a-f]{8}-[0-9a-f]{2}'); do
-        ip link del "$link"
+    # a port is one end of a pair of links; the other is on a bridge of the same name
+    for port in $(ovs-vsctl --timeout=10 list-ports br-int-vm | sed -n 's/^qvo//p'); do
+        for link in "qvb$port" "qbr$port"; do
+            [ ! -e "/sys/class/net/$link" ] || ip link del "$link" || true
+        done
     done
     ovs-vsctl --timeout=10 --if-exists del-port br-ex to-br-ex-vm -- --if-exists del-br br-ex-vm \
         -- --if-exists del-br br-int-vm || true
-    for tables in iptables ip6tables; do
-        ! $tables-save | grep neutron- >/dev/null ||
-            $tables-save | grep -v neutron- | $tables-restore
-    done
-    ipset list -name | grep ^NIPv | xargs -r -n 1 ipset destroy || true
+    forget_firewall
     rm -f "$VM_SUDOERS"
     rmdir /run/libvirt 2>/dev/null || true
+}
+
+# The chains of the machines' agent, and what leads into them from the kernel's; the sandboxes' agent
+# has none. Rule by rule, and not by a restored copy, since the engine changes its own meanwhile.
+forget_firewall() {
+    local tables table rule chain chains set ours='neutron-(openvswi-.*|filter-top)$'
+    for tables in 'iptables -w 10' 'ip6tables -w 10'; do
+        for table in raw mangle nat filter; do
+            $tables -t $table -S | grep -E "^-A [A-Z]+ -j $ours" | while read -r rule; do
+                # shellcheck disable=SC2086
+                $tables -t $table -D ${rule#-A }
+            done || true # grep found none
+            chains=$($tables -t $table -S | sed -nE "s/^-N ($ours)/\1/p") || continue
+            for chain in $chains; do $tables -t $table -F "$chain" || true; done
+            for chain in $chains; do $tables -t $table -X "$chain" || true; done
+        done
+    done
+    # the kernel keeps what a rule of somebody else names
+    for set in $(ipset list -name | grep ^NIPv); do ipset destroy "$set" || true; done
 }
