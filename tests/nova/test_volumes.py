@@ -223,9 +223,10 @@ class VolumeTestCase(VolumeCase):
         server = self.create()
         self.attach(server)
         self.assert_attached(server)
-        self.box.reboot()
+        # before the machine goes: the nova-compute that is still there may start what was killed
         self.storage.mounts.clear()
         self.storage.loops.clear()
+        self.box.reboot()
         self.restart()
         self.wait_for(server, **{'OS-EXT-STS:power_state': power_state.RUNNING})
         self.assert_attached(server)
