@@ -128,7 +128,9 @@ def _lacks_containerd(request: requests.PreparedRequest, answer: requests.Respon
     if answer.status_code not in codes or not _path(request).endswith(_NEED_CONTAINERD):
         return False
     said = str(answer.text).rstrip('"}\n')
-    return said.endswith((': unavailable', 'id already in use', ': already exists'))
+    return said.endswith(
+        (': unavailable', 'id already in use', ': already exists', ': file exists: unknown')
+    )
 
 
 def _may_be_sent_again(request: requests.PreparedRequest, error: Exception) -> bool:
