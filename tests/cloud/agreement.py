@@ -12,9 +12,10 @@ COMES_AND_GOES = ('attaching', 'detaching', 'reserved')
 """States of a volume in which Nova leaves it for good when it dies at that instant."""
 
 
-def of_server(user: User, server_id: str, *, runs: bool) -> str | None:
+def of_server(user: User, admin: User, server_id: str, *, runs: bool) -> str | None:
     """Return in what a server that Nova has done with and its sandbox differ, None for nothing.
 
+    :param admin: who sees of a port whether Nova had come so far as to bind it
     :param runs: whether Nova says that it runs
     """
     record = host.sandboxes().read(server_id)
@@ -28,12 +29,14 @@ def of_server(user: User, server_id: str, *, runs: bool) -> str | None:
     started = found[0].attrs['State']['StartedAt']
     if runs and (record.pause is None or record.pause.started_at != started):
         return f'{server_id} was started at {started}, and its record says {record.pause}'
-    return _of_ports(user, record, runs=runs) or _of_volumes(user, record, runs=runs)
+    return _of_ports(admin, record, runs=runs) or _of_volumes(user, record, runs=runs)
 
 
-def _of_ports(user: User, record: Sandbox, *, runs: bool) -> str | None:
+def _of_ports(admin: User, record: Sandbox, *, runs: bool) -> str | None:
     server_id = record.instance_id
-    ports = {port.id for port in user.network.ports(device_id=server_id)}
+    # One that Nova made in the instant of its death, and never bound, goes with the server.
+    found = admin.network.ports(device_id=server_id)
+    ports = {port.id for port in found if port.binding_host_id}
     if {address.port_id for address in record.addresses} != ports:
         return f'{server_id} has ports {ports}, and its record says {record.addresses}'
     missing = {f'tap{port}'[:14] for port in ports} - host.switch_ports() if runs else ()

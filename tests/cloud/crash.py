@@ -203,9 +203,8 @@ class Crash:
         if server.task_state or server.status not in ('ACTIVE', 'SHUTOFF'):
             return f'{server_id} is {server.status}, {server.task_state}'
         runs = server.status == 'ACTIVE'
-        return agreement.of_server(self._user, server_id, runs=runs) or self._container_wrong(
-            server_id, runs=runs
-        )
+        wrong = agreement.of_server(self._user, self._space.admin, server_id, runs=runs)
+        return wrong or self._container_wrong(server_id, runs=runs)
 
     def _container_of_gone(self, server_id: str) -> str | None:
         container = self._containers.get(server_id)

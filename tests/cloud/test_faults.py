@@ -227,10 +227,10 @@ def test_compute_killed_while_it_attaches(space: Workspace, storage: Storage, ki
         asked.result()
     wait_until(
         'Nova and the host agree',
-        lambda: agreement.of_server(user, server, runs=True) is None,
+        lambda: agreement.of_server(user, space.admin, server, runs=True) is None,
         timeout=90,
         interval=0.5,
-        explain=lambda: f'{agreement.of_server(user, server, runs=True)}',
+        explain=lambda: f'{agreement.of_server(user, space.admin, server, runs=True)}',
     )
     assert user.logs(one).count('began') == 1
     user.shell(one, f'ping -c 1 -W 5 {gateway(user)}')
