@@ -79,8 +79,8 @@ class Crowd:
         """Ask for so many more."""
         spec = {
             'name': self._name,
-            'flavorRef': self._lab.id_of('flavor', FLAVOR),
-            'imageRef': self._lab.id_of('image', IMAGE),
+            'flavorRef': cloud.flavor_id(self._lab.space.user, FLAVOR),
+            'imageRef': cloud.image_id(self._lab.space.user, IMAGE),
             'networks': [{'uuid': self._lab.network}],
             'min_count': MANY,
             'max_count': MANY,

@@ -82,13 +82,6 @@ class Lab:
         """The tenant's network."""
         return cloud.network_id(self.space.user, 'private')
 
-    @functools.cache  # noqa: B019 - one lab lives as long as the process
-    def id_of(self, kind: typing.Literal['flavor', 'image'], name: str) -> str:
-        """Return the id of a flavor or an image."""
-        user = self.space.user
-        find = user.compute.find_flavor if kind == 'flavor' else user.image.find_image
-        return str(find(name, ignore_missing=False).id)
-
     def request(
         self, service: str, method: str, path: str, body: object = None, **query: str
     ) -> typing.Any:
@@ -121,8 +114,8 @@ class Lab:
         """Ask for a server, a sandbox unless said otherwise; returns its id."""
         spec = {
             'name': 'bench',
-            'flavorRef': self.id_of('flavor', flavor),
-            'imageRef': self.id_of('image', image),
+            'flavorRef': cloud.flavor_id(self.space.user, flavor),
+            'imageRef': cloud.image_id(self.space.user, image),
             'networks': [{'uuid': self.network}],
         }
         made = self.request('NOVA', 'POST', '/v2.1/servers', {'server': spec})

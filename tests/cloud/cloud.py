@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import typing
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from zunclient.common.apiclient import exceptions as zun_errors
 
 from tests.cloud import host
 from tests.cloud.users import NotFound, User
-from tests.cloud.waiting import wait_until
+from tests.cloud.waiting import on_changes, wait_until
 
 SANDBOX_IMAGE = 'kubernetes/pause'
 SMALL = 'sandbox.tiny'  # one core, 128 MiB
@@ -109,8 +110,8 @@ class Workspace:
             spec['availability_zone'] = f'nova:{host}'
         server = compute.create_server(
             name=name or self.name('box'),
-            image_id=self.user.image.find_image(image, ignore_missing=False).id,
-            flavor_id=self.user.compute.find_flavor(flavor, ignore_missing=False).id,
+            image_id=image_id(self.user, image),
+            flavor_id=flavor_id(self.user, flavor),
             networks=networks,
             **spec,
         )
@@ -130,8 +131,9 @@ class Workspace:
 
         wait_until(
             f'server {server_id} {status}',
-            arrived,
+            on_changes(functools.partial(host.server_changes, server_id), arrived),
             timeout=timeout,
+            interval=0.1,
             explain=lambda: (
                 f'{self.user.compute.get_server(server_id)}\n' + host.describe([server_id])
             ),
@@ -260,6 +262,20 @@ def _try(act: Callable[[], object]) -> bool:
     return True
 
 
+# No name is used again in a run, and what has one is found only once.
+@functools.cache
+def image_id(user: User, name: str) -> str:
+    """Return the id of the user's image of that name."""
+    return str(user.image.find_image(name, ignore_missing=False).id)
+
+
+@functools.cache
+def flavor_id(user: User, name: str) -> str:
+    """Return the id of the flavor of that name."""
+    return str(user.compute.find_flavor(name, ignore_missing=False).id)
+
+
+@functools.cache
 def network_id(user: User, name: str) -> str:
     """Return the id of the user's network of that name."""
     return str(user.network.find_network(name, ignore_missing=False).id)
@@ -307,7 +323,8 @@ def wait_server_gone(user: User, server_id: str, timeout: float = SERVER) -> Non
 
     wait_until(
         f'server {server_id} deleted',
-        gone,
+        on_changes(functools.partial(host.server_changes, server_id), gone),
         timeout=timeout,
+        interval=0.1,
         explain=lambda: host.describe([server_id]),
     )

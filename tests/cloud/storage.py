@@ -10,7 +10,7 @@ import typing
 import openstack
 
 from tests.cloud import host, settings
-from tests.cloud.cloud import MADE, Workspace
+from tests.cloud.cloud import MADE, Workspace, image_id
 from tests.cloud.waiting import wait_until
 
 
@@ -103,11 +103,10 @@ def disk(source: str, uuid: str | None = None, **spec: typing.Any) -> dict[str, 
 
 def root(space: Workspace) -> dict[str, typing.Any]:
     """Return what Nova takes for what a sandbox starts from, beside its volumes."""
-    image = space.user.image.find_image('kubernetes/pause', ignore_missing=False)
     return {
         'source_type': 'image',
         'destination_type': 'local',
-        'uuid': image.id,
+        'uuid': image_id(space.user, 'kubernetes/pause'),
         'boot_index': 0,
         'delete_on_termination': True,
     }

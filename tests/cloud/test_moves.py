@@ -9,7 +9,7 @@ import openstack
 import pytest
 
 from tests.cloud import host, hosts
-from tests.cloud.cloud import Workspace
+from tests.cloud.cloud import Workspace, flavor_id
 from tests.cloud.moved import Moved, assert_nothing_to_heal
 from tests.cloud.storage import Storage
 
@@ -81,9 +81,9 @@ def test_resized_to_another_host_and_migrated_back_with_a_volume(
     moved = Moved(space, FIRST)
     moved.give_volume(storage)
     assert moved.volume
-    flavor = space.user.compute.find_flavor('sandbox.small', ignore_missing=False)
+    flavor = flavor_id(space.user, 'sandbox.small')
     with _nothing_new_on(space, FIRST):
-        space.user.compute.resize_server(moved.server, flavor.id)
+        space.user.compute.resize_server(moved.server, flavor)
         space.until_server(moved.server, 'VERIFY_RESIZE')
     space.user.compute.confirm_server_resize(moved.server)
     space.until_server(moved.server, 'ACTIVE')

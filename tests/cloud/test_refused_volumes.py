@@ -10,7 +10,7 @@ import openstack
 import pytest
 
 from tests.cloud import host, settings
-from tests.cloud.cloud import User, Workspace, network_id
+from tests.cloud.cloud import User, Workspace, flavor_id, image_id, network_id
 from tests.cloud.storage import Storage, digest, disk, path
 from tests.cloud.waiting import stays, wait_until
 
@@ -57,11 +57,11 @@ def another_pool(module_leaves_nothing: None, admin: User) -> Iterator[str]:
 
 
 def test_boot_from_volume_is_refused(space: Workspace, storage: Storage) -> None:
-    image = space.user.image.find_image('kubernetes/pause', ignore_missing=False)
-    boot = disk('image', image.id, volume_size=1, delete_on_termination=True) | {'boot_index': 0}
+    image = image_id(space.user, 'kubernetes/pause')
+    boot = disk('image', image, volume_size=1, delete_on_termination=True) | {'boot_index': 0}
     server = space.user.compute.create_server(
         name=space.name('box'),
-        flavor_id=space.user.compute.find_flavor('sandbox.tiny').id,
+        flavor_id=flavor_id(space.user, 'sandbox.tiny'),
         networks=[{'uuid': network_id(space.user, 'private')}],
         block_device_mapping=[boot],
     )

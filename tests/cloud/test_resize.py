@@ -5,16 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.cloud import host
-from tests.cloud.cloud import Workspace
+from tests.cloud.cloud import Workspace, flavor_id
 from tests.cloud.storage import Storage, path
 from tests.cloud.waiting import wait_until
 from zun_virt.sandbox import State
 
 MIB = 1 << 20
-
-
-def _flavor(space: Workspace, name: str) -> str:
-    return str(space.user.compute.find_flavor(name, ignore_missing=False).id)
 
 
 @pytest.mark.parametrize('answer', ['confirm', 'revert'])
@@ -23,7 +19,7 @@ def test_a_resize_while_containers_run(space: Workspace, answer: str) -> None:
     one = space.running(sandbox=server)
     started = host.container(one).attrs['State']['StartedAt']
 
-    user.compute.resize_server(server, _flavor(space, 'sandbox.small'))
+    user.compute.resize_server(server, flavor_id(space.user, 'sandbox.small'))
     space.until_server(server, 'VERIFY_RESIZE')
     assert host.limit(server, 'memory') == 512 * MIB
     getattr(user.compute, f'{answer}_server_resize')(server)
@@ -58,7 +54,7 @@ def test_a_resize_with_a_volume(space: Workspace, storage: Storage) -> None:
         assert storage.devices(server) == {volume: '/dev/vdb'}
         assert storage.status(volume) == 'in-use'
 
-    user.compute.resize_server(server, _flavor(space, 'sandbox.small'))
+    user.compute.resize_server(server, flavor_id(space.user, 'sandbox.small'))
     space.until_server(server, 'VERIFY_RESIZE')
     assert host.limit(server, 'memory') == 512 * MIB
     goes_on()
@@ -76,7 +72,7 @@ def test_down_while_it_runs_and_up_while_it_is_stopped(space: Workspace) -> None
     started = host.container(one).attrs['State']['StartedAt']
 
     def resize(flavor: str, status: str) -> None:
-        user.compute.resize_server(server, _flavor(space, flavor))
+        user.compute.resize_server(server, flavor_id(space.user, flavor))
         space.until_server(server, 'VERIFY_RESIZE')
         user.compute.confirm_server_resize(server)
         space.until_server(server, status)
@@ -106,7 +102,7 @@ def test_a_resize_below_what_is_in_use_changes_nothing(space: Workspace) -> None
         command=['sh', '-c', 'mkfifo /f; sleep 3600 </f & exec dd if=/dev/zero of=/f bs=200M'],
     )
     wait_until('the memory taken', lambda: host.memory_used(server) > 180 * MIB, timeout=20)
-    user.compute.resize_server(server, _flavor(space, 'sandbox.tiny'))
+    user.compute.resize_server(server, flavor_id(space.user, 'sandbox.tiny'))
     space.until_server(server, 'ACTIVE')
     assert host.limit(server, 'memory') == 512 * MIB
     assert user.compute.get_server(server).flavor['ram'] == 512
@@ -116,7 +112,7 @@ def test_a_resize_below_what_is_in_use_changes_nothing(space: Workspace) -> None
 def test_a_resize_below_a_containers_own_limit_changes_nothing(space: Workspace) -> None:
     user, server = space.user, space.server(flavor='sandbox.small')
     one = space.running(sandbox=server, memory='256')
-    user.compute.resize_server(server, _flavor(space, 'sandbox.tiny'))
+    user.compute.resize_server(server, flavor_id(space.user, 'sandbox.tiny'))
     space.until_server(server, 'ACTIVE')
     assert host.limit(server, 'memory') == 512 * MIB
     assert user.status(one) == 'Running'

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from tests.cloud import host
-from tests.cloud.cloud import Workspace
+from tests.cloud.cloud import Workspace, image_id
 from tests.cloud.storage import Storage, digest, disk, file_system, path, root
 from tests.cloud.waiting import stays, wait_until
 
@@ -112,8 +112,7 @@ def test_data_survives_what_happens_to_the_server(space: Workspace, storage: Sto
         )
         intact()
     pause = host.pause(server).id
-    image = user.image.find_image('kubernetes/pause').id
-    user.compute.rebuild_server(server, image=image)
+    user.compute.rebuild_server(server, image=image_id(user, 'kubernetes/pause'))
     wait_until('another sandbox', lambda: pause not in _pauses(server), timeout=60)
     intact()
     assert storage.status(volume) == 'in-use'

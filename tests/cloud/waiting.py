@@ -42,3 +42,25 @@ def stays(what: str, probe: Callable[[], bool], *, seconds: float, interval: flo
     while time.monotonic() < end:
         assert probe(), f'{what}: no longer'
         time.sleep(interval)
+
+
+def on_changes(
+    look: Callable[[], object], probe: Callable[[], Answer], *, at_least_every: float = 1.0
+) -> Callable[[], Answer | None]:
+    """Return a probe that asks `probe`, which costs much, only when there may be news.
+
+    :param look: what it returns differs when there is; it costs little
+    :param at_least_every: seconds after which `probe` is asked whatever `look` says
+    """
+    seen: object = None
+    asked = -at_least_every
+
+    def news() -> Answer | None:
+        nonlocal seen, asked
+        found, now = look(), time.monotonic()
+        if found == seen and now - asked < at_least_every:
+            return None
+        seen, asked = found, now
+        return probe()
+
+    return news
