@@ -99,6 +99,13 @@ def restart(*services: str) -> None:
     settings.allinone('restart', *services)
 
 
+def anew(*services: str) -> None:
+    """Start services anew that may run, without their own ends, which take some seconds each."""
+    for service in filter(runs, services):
+        kill(service)
+    restart(*services)
+
+
 def agent_answers() -> bool:
     """Whether the agent serves requests."""
     try:
@@ -279,10 +286,7 @@ def restart_switch() -> None:
             for device in devices:
                 if 'NO-CARRIER' in device['flags']:
                     host.command('ip', '-n', namespace, 'link', 'delete', device['ifname'])
-    agents = ('neutron-dhcp', 'neutron-l3')
-    for agent in filter(runs, agents):
-        kill(agent)  # their own ends take five seconds each
-    restart(*agents)
+    anew('neutron-dhcp', 'neutron-l3')
 
 
 def mend(admin: User) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import pathlib
 import subprocess
 import typing
+from collections.abc import Iterator
 
 import openstack
 
@@ -122,6 +125,25 @@ def file_system(file: pathlib.Path, directory: pathlib.Path, size: int | None = 
 
 
 def digest(file: pathlib.Path) -> str:
-    """Return what tells whether anything in a file has changed."""
+    """Return what tells whether anything in a file has changed, be it a hole in it."""
+    found = hashlib.sha256()
     with file.open('rb') as stream:
-        return hashlib.file_digest(stream, 'sha256').hexdigest()
+        for begin, end in _written(stream.fileno()):
+            stream.seek(begin)
+            found.update(b'%d %d ' % (begin, end))
+            found.update(stream.read(end - begin))
+    return found.hexdigest()
+
+
+def _written(file: int) -> Iterator[tuple[int, int]]:
+    """Yield where a file's data begin and end, between its holes."""
+    end = 0
+    while end < os.fstat(file).st_size:
+        try:
+            begin = os.lseek(file, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return  # only a hole is left
+        end = os.lseek(file, begin, os.SEEK_HOLE)
+        yield begin, end

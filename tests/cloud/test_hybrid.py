@@ -46,8 +46,7 @@ def iptables(module_leaves_nothing: None, admin: User) -> Iterator[None]:
             (agent,) = admin.network.agents(host=conf.host, agent_type='Open vSwitch agent')
             return bool(agent.is_alive and agent.configuration['ovs_hybrid_plug'] is hybrid)
 
-        faults.kill('neutron-ovs-agent')  # its own end takes more than fifteen seconds
-        faults.restart('neutron-ovs-agent')
+        faults.anew('neutron-ovs-agent')
         wait_until('the agent reports', agrees, timeout=60)
 
     with contextlib.ExitStack() as undo:

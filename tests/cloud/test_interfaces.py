@@ -201,14 +201,14 @@ def test_limits_of_bandwidth(space: Workspace) -> None:
     port = space.port(side)
     slow, fast = (space.server(networks=[net]) for net in ({'port': port.id}, {'uuid': side}))
     web, other = space.running('nginx', sandbox=slow), space.running(sandbox=fast)
-    user.shell(web, 'head -c 3000000 /dev/urandom > /var/www/html/blob')
+    user.shell(web, 'head -c 1500000 /dev/urandom > /var/www/html/blob')
     (target,) = _fixed(port)
 
     def speed() -> float:
         """Return at how many kbit/s the limited one sends."""
         begin = time.monotonic()
         user.shell(other, f'timeout 40 wget -q -O /dev/null http://{target}/blob')
-        return 3_000_000 * 8 / 1000 / (time.monotonic() - begin)
+        return 1_500_000 * 8 / 1000 / (time.monotonic() - begin)
 
     wait_until('served', lambda: _pings(user, other, target), timeout=15)
     free = speed()

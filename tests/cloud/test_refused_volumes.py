@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import openstack
 import pytest
 
-from tests.cloud import host, settings
+from tests.cloud import faults, host, settings
 from tests.cloud.cloud import User, Workspace, flavor_id, image_id, network_id
 from tests.cloud.storage import Storage, digest, disk, path
 from tests.cloud.waiting import stays, wait_until
@@ -44,10 +44,10 @@ def another_pool(module_leaves_nothing: None, admin: User) -> Iterator[str]:
     with contextlib.ExitStack() as undo:
         manage = (f'{conf["VENV"]}/bin/cinder-manage', '--config-file', str(config))
         undo.callback(host.command, *manage, 'service', 'remove', 'cinder-volume', name)
-        undo.callback(settings.allinone, 'restart', *services)
+        undo.callback(faults.anew, *services)
         undo.callback(config.write_text, before)
         config.write_text(before + MORE.format(etc=etc, state=conf['STATE'], key='00' * 32))
-        settings.allinone('restart', *services)
+        faults.anew(*services)
 
         def pools() -> list[str]:
             return [pool.name for pool in api.backend_pools() if pool.name.startswith(name)]

@@ -18,8 +18,10 @@ from zun_agent.sandboxes import Sandboxes
 from zun_agent.store import Store
 from zun_virt import sandbox as contract
 
-MYSQL_URL = os.environ.get('ZUN_TEST_MYSQL_URL')
-"""Of a database of its own, which the tests empty."""
+MYSQL_URL = os.environ.get('ZUN_TEST_MYSQL_URL', '').format(
+    worker=os.environ.get('PYTEST_XDIST_WORKER', 'gw0')
+)
+"""Of a database of its own, which the tests empty; of several workers each has its own."""
 
 SERVED = [
     pytest.param(
