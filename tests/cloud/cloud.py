@@ -120,6 +120,13 @@ class Workspace:
             self.until_server(server.id, 'ACTIVE')
         return str(server.id)
 
+    def servers(self, *of: dict[str, typing.Any]) -> list[str]:
+        """Make servers side by side, each as `server` would of these arguments: their ids."""
+        made = [self.server(**spec, wait=False) for spec in of]
+        for server_id in made:
+            self.until_server(server_id, 'ACTIVE')
+        return made
+
     def until_server(self, server_id: str, status: str, timeout: float = SERVER) -> None:
         """Wait until a server has that status and Nova is not at work on it."""
 

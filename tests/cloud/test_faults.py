@@ -116,7 +116,7 @@ def test_agent_killed_while_it_stops_and_deletes(
 
 
 def test_what_happens_while_the_agent_is_away(space: Workspace) -> None:
-    user, server, deleted = space.user, space.server(), space.server()
+    user, (server, deleted) = space.user, space.servers({}, {})
     ended = space.running(sandbox=server, command=TALKS)
     lives = space.running(sandbox=server, command=TALKS)
     goes = space.running(sandbox=deleted, command=TALKS)
@@ -168,7 +168,7 @@ def test_compute_killed_while_it_makes_a_server(space: Workspace, delay: float) 
 
 def test_compute_killed_while_it_deletes_and_stops(space: Workspace) -> None:
     user = space.user
-    deleted, stopped = space.server(), space.server()
+    deleted, stopped = space.servers({}, {})
     one = space.running(sandbox=deleted, command=TALKS)
     two = space.running(sandbox=stopped, command=TALKS)
     user.compute.delete_server(deleted)

@@ -132,7 +132,7 @@ def test_every_way_to_an_address(space: Workspace) -> None:
         space.new_subnet(
             network, cidr, is_dhcp_enabled=True, ipv6_address_mode=mode, ipv6_ra_mode=mode
         )
-    boxes = [space.server(networks=[{'uuid': network}]) for _ in range(2)]
+    boxes = space.servers(*[{'networks': [{'uuid': network}]}] * 2)
     first, second = (space.running(sandbox=box) for box in boxes)
     (port,) = user.network.ports(device_id=boxes[1])
     wanted = _fixed(port)
@@ -147,7 +147,7 @@ def test_what_neutron_filters(space: Workspace) -> None:
     user, side = space.user, space.new_network('10.45.0.0/24', gateway_ip=None)
     pair = [{'ip_address': '10.45.0.200'}]
     ports = [space.port(side, allowed_address_pairs=pairs) for pairs in (pair, [])]
-    boxes = [space.server(networks=[{'port': port.id}]) for port in ports]
+    boxes = space.servers(*({'networks': [{'port': port.id}]} for port in ports))
     one, other = (space.running(sandbox=box) for box in boxes)
     for box, address in zip(boxes, ('10.45.0.200', '10.45.0.201'), strict=True):
         _give(box, address)
@@ -199,7 +199,8 @@ def test_limits_of_bandwidth(space: Workspace) -> None:
     space.finally_do(admin.network.delete_qos_policy, policy.id)
     side = space.new_network('10.47.0.0/24', gateway_ip=None)
     port = space.port(side)
-    slow, fast = (space.server(networks=[net]) for net in ({'port': port.id}, {'uuid': side}))
+    ways = {'port': port.id}, {'uuid': side}
+    slow, fast = space.servers(*({'networks': [way]} for way in ways))
     web, other = space.running('nginx', sandbox=slow), space.running(sandbox=fast)
     user.shell(web, 'head -c 1500000 /dev/urandom > /var/www/html/blob')
     (target,) = _fixed(port)

@@ -221,7 +221,7 @@ def test_both_versions_of_the_internet_protocol(space: Workspace) -> None:
     space.new_subnet(
         network, '2001:db8:32::/64', gateway_ip='2001:db8:32::1', dns_nameservers=['2001:db8::53']
     )
-    boxes = [space.server(networks=[{'uuid': network}]) for _ in range(2)]
+    boxes = space.servers(*[{'networks': [{'uuid': network}]}] * 2)
     first, second = (space.running(sandbox=box) for box in boxes)
     six = address(user, boxes[1], version=6)
     assert ipaddress.ip_address(six) in ipaddress.ip_network('2001:db8:32::/64')

@@ -154,9 +154,8 @@ def test_switch_killed(space: Workspace, sandbox: str) -> None:
 
     What is deleted meanwhile leaves nothing in the switch's database, which keeps its ports.
     """
-    user, other, doomed = space.user, space.server(), space.server()
-    shut_in = space.group()
-    shut = space.server(security_groups=[{'name': shut_in}])
+    user, shut_in = space.user, space.group()
+    other, doomed, shut = space.servers({}, {}, {'security_groups': [{'name': shut_in}]})
     lives, reached = (space.running(sandbox=one, command=TALKS) for one in (sandbox, other))
     target, closed = address(user, other), address(user, shut)
     ping = 'ping -c 1 -W 1 '
@@ -231,7 +230,7 @@ def test_host_started_anew(space: Workspace, how: object) -> None:
     With ``resume_guests_state_on_host_boot``, as allinone has it.
     """
     user = space.user
-    server, stopped = space.server(), space.server()
+    server, stopped = space.servers({}, {})
     runs = space.running(sandbox=server, command=TALKS)
     own = space.running(command=TALKS)
     job = space.run(sandbox=server, command=['echo', 'done'])

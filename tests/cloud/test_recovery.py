@@ -111,7 +111,7 @@ def test_a_sandbox_that_its_tenant_shuts_down_is_shut_off(space: Workspace) -> N
 @pytest.mark.faults
 def test_sandboxes_that_went_with_the_engine_run_again(space: Workspace) -> None:
     """An engine without live-restore ends some gently and kills others."""
-    killed, ended = space.server(), space.server()
+    killed, ended = space.servers({}, {})
     ones = {server: space.running(sandbox=server, command=TALKS) for server in (killed, ended)}
     pids = {server: host.pause(server).attrs['State']['Pid'] for server in (killed, ended)}
     faults.kill_docker()
@@ -124,7 +124,7 @@ def test_sandboxes_that_went_with_the_engine_run_again(space: Workspace) -> None
 
 @pytest.mark.faults
 def test_one_that_died_while_nova_compute_was_away(space: Workspace) -> None:
-    server, stopped = space.server(), space.server()
+    server, stopped = space.servers({}, {})
     one = space.running(sandbox=server, command=TALKS)
     space.user.compute.stop_server(stopped)
     space.until_server(stopped, 'SHUTOFF')

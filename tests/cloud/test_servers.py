@@ -159,7 +159,7 @@ def test_deleting_the_server_of_a_container_ends_it(space: Workspace) -> None:
 
 
 def test_deleting_a_stopped_and_a_paused_server(space: Workspace) -> None:
-    stopped, paused = space.server(), space.server()
+    stopped, paused = space.servers({}, {})
     space.running(sandbox=paused)
     space.user.compute.stop_server(stopped)
     space.user.compute.pause_server(paused)
@@ -219,9 +219,7 @@ def test_refused_operation_leaves_the_server_as_it_was(
 
 
 def test_many_servers_at_once(space: Workspace) -> None:
-    servers = [space.server(wait=False) for _ in range(4)]
-    for server in servers:
-        space.until_server(server, 'ACTIVE')
+    servers = space.servers(*[{}] * 4)
     assert len({address(space.user, server) for server in servers}) == 4
     for server in servers:
         space.user.compute.delete_server(server)

@@ -11,7 +11,7 @@ stage_fake_host() {
 
 stage_no_fake_host() {
     no_servers_on "$FAKE_HOST"
-    stop nova-compute-fake
+    stop nova-compute-fake 2
     seed no-fake-host
     rm -rf --one-file-system "$STATE/nova-compute-$FAKE_HOST"
 }

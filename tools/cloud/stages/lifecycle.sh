@@ -60,7 +60,7 @@ stop_all() {
 cmd_down() {
     [ -e "$OWNED" ] || die "there is no cloud in $ALLINONE_DIR"
     lock
-    stop_services 8
+    stop_services 5
     stop_engine
     say 'stopped; containers and virtual machines that ran still run, and Open vSwitch with them'
 }
