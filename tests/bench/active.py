@@ -8,9 +8,15 @@ import time
 from tests.bench.lab import Lab
 from tests.bench.measure import Row, alternate, median
 from tests.bench.servers import Rounds
-from tests.cloud import host, settings
+from tests.cloud import faults, host, settings
 
 TARGET = 1.15
+
+UNAWAITED = """
+[DEFAULT]
+# as by the fake driver, which never does
+vif_plugging_timeout = 0
+"""
 
 
 def run(rows: list[Row], lab: Lab, *, n: int = 8) -> None:
@@ -28,17 +34,24 @@ def run(rows: list[Row], lab: Lab, *, n: int = 8) -> None:
     with contextlib.ExitStack() as stack:
         stack.callback(settings.allinone, 'fake-host', 'down')
         rounds = Rounds(lab)
-        ours, fake, started = map(median, alternate(n, rounds.sandbox, rounds.fake, bare))
-    rows.append(
-        Row(
-            key='i',
-            what='server create to ACTIVE; fake driver + create+start',
-            unit='ms',
-            ours=ours,
-            raw=fake + started,
-            target=f'<= {TARGET} x',
-            met=ours <= TARGET * (fake + started),
-            n=n,
-            note=f'fake driver {fake:.0f} ms, create+start {started:.0f} ms; {rounds.waited(n)}',
-        )
+        taken = alternate(n, rounds.sandbox, rounds.fake, bare)
+        rows.append(_row('server create to ACTIVE; fake driver + create+start', taken))
+        rows[-1].note += f'; {rounds.waited(n)}'
+        with faults.compute_with(lab.space.admin, UNAWAITED):
+            taken = alternate(n, rounds.sandbox, rounds.fake, bare)
+        rows.append(_row('the same where nobody waits for Neutron to wire a port', taken))
+
+
+def _row(what: str, taken: list[list[float]]) -> Row:
+    ours, fake, started = map(median, taken)
+    return Row(
+        key='i',
+        what=what,
+        unit='ms',
+        ours=ours,
+        raw=fake + started,
+        target=f'<= {TARGET} x',
+        met=ours <= TARGET * (fake + started),
+        n=len(taken[0]),
+        note=f'fake driver {fake:.0f} ms, create+start {started:.0f} ms',
     )

@@ -24,6 +24,13 @@ class Engine:
         self.api = docker.APIClient(version='auto', timeout=60, max_pool_size=32)
         self._labels = {LABEL: str(uuid.uuid4())}
 
+    def fetch(self) -> None:
+        """Pull the image of containers, which an engine of a new cloud has not."""
+        try:
+            self.api.inspect_image(IMAGE)
+        except docker.errors.ImageNotFound:
+            self.api.pull(IMAGE, tag='latest')
+
     def run(self, image: str, **settings: typing.Any) -> str:
         """Create and start a container; returns its id."""
         made = self._create(image, **settings)
@@ -89,9 +96,10 @@ class Engine:
 
 @contextlib.contextmanager
 def engine() -> Iterator[Engine]:
-    """Give an engine, and leave no container of it."""
+    """Give an engine with the image of containers, and leave no container of it."""
     made = Engine()
     try:
+        made.fetch()
         yield made
     finally:
         made.remove()
