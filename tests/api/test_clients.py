@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -213,6 +214,8 @@ Command = Callable[[str], str]
 
 @pytest.fixture
 def settings(serve: Callable[[Any], str], url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [known for known in os.environ if known.startswith('OS_')]:
+        monkeypatch.delenv(name)  # of a shell that uses a cloud
     for name, value in {
         'OS_AUTH_URL': serve(keystone(f'{url}/v1')) + '/v3',
         'OS_USERNAME': 'demo',
