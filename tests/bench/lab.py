@@ -14,7 +14,7 @@ import pymysql
 import requests
 
 from tests.bench import raw
-from tests.cloud import cloud, host, settings, users
+from tests.cloud import cloud, host, hosts, settings, users
 from tests.cloud.waiting import wait_until
 from zun_virt import sandbox
 
@@ -48,6 +48,8 @@ class Lab:
         """What the tenant makes for all benchmarks."""
         demo, admin = cloud.User('demo'), cloud.User('admin')
         self._raise_quota(admin, demo.project_id)
+        self._stack.callback(hosts.second_in_service, admin.compute, True)
+        hosts.second_in_service(admin.compute, False)  # what is compared is on the first
         return self._stack.enter_context(cloud.workspace(demo, admin))
 
     def _raise_quota(self, admin: cloud.User, project: str) -> None:

@@ -69,7 +69,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run for whatever the workers, which have ended, left behind."""
     if _has_workers(session.config) and hosts.there_are_two():
         admin = cloud.User('admin')
-        _second_host(admin, in_service=True)
+        hosts.second_in_service(admin.compute, True)
         admin.sdk.close()
     before = session.config.stash.get(_BEFORE, None)
     if before is None:
@@ -143,10 +143,10 @@ def ours_only(pytestconfig: pytest.Config) -> bool:
 @pytest.fixture(autouse=True, scope='session')
 def second_host_rests(pytestconfig: pytest.Config, admin: cloud.User) -> Iterator[None]:
     """Let every sandbox be made on the first host, but by tests of two hosts."""
-    _second_host(admin, in_service=False)
+    hosts.second_in_service(admin.compute, False)
     yield
     if not _one_of_several(pytestconfig):  # the others may not have ended
-        _second_host(admin, in_service=True)
+        hosts.second_in_service(admin.compute, True)
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -156,18 +156,10 @@ def second_host_in_service(
     """Put it into service for a module with ``pytestmark = pytest.mark.two_hosts``."""
     wanted = request.node.get_closest_marker('two_hosts') is not None
     if wanted:
-        _second_host(admin, in_service=True)
+        hosts.second_in_service(admin.compute, True)
     yield
     if wanted:
-        _second_host(admin, in_service=False)
-
-
-def _second_host(admin: cloud.User, *, in_service: bool) -> None:
-    if not hosts.there_are_two():
-        return
-    for service in admin.compute.services(binary='nova-compute', host=hosts.second().name):
-        change = admin.compute.enable_service if in_service else admin.compute.disable_service
-        change(service)
+        hosts.second_in_service(admin.compute, False)
 
 
 @pytest.fixture(autouse=True, scope='module')

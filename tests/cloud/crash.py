@@ -23,7 +23,7 @@ import openstack
 from keystoneauth1 import exceptions as keystone_errors
 from zunclient.common.apiclient import exceptions as zun_errors
 
-from tests.cloud import agreement, chance, cloud, faults, host, moved, users
+from tests.cloud import agreement, chance, cloud, faults, host, hosts, moved, users
 from tests.cloud.storage import Storage
 from tests.cloud.waiting import wait_until
 
@@ -235,6 +235,8 @@ def run(tally: chance.Tally, *, seed: int, operations: int, seconds: float) -> N
     with contextlib.ExitStack() as stack:
         stack.callback(demo.sdk.close)
         stack.callback(admin.sdk.close)
+        stack.callback(hosts.second_in_service, admin.compute, True)
+        hosts.second_in_service(admin.compute, False)  # its services are not killed
         space = stack.enter_context(cloud.workspace(demo, admin))
         stack.callback(faults.mend, admin)
         crash = Crash(space, seed, tally)

@@ -7,6 +7,7 @@ import functools
 import json
 import pathlib
 import subprocess
+import typing
 
 import docker
 import docker.models.containers
@@ -122,6 +123,18 @@ def second() -> SandboxHost:
 def there_are_two() -> bool:
     """Whether the second host was added."""
     return pathlib.Path(settings.load()['STATE'], 'done', 'second-host').exists()
+
+
+def second_in_service(compute: typing.Any, wanted: bool) -> None:
+    """Let the second host, where there is one, be chosen for new servers, or not.
+
+    :param compute: Nova, as the operator's SDK asks it
+    """
+    if not there_are_two():
+        return
+    for service in compute.services(binary='nova-compute', host=second().name):
+        change = compute.enable_service if wanted else compute.disable_service
+        change(service)
 
 
 def look() -> dict[str, set[str]]:
