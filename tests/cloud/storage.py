@@ -128,7 +128,7 @@ _CHUNK = 1 << 20
 
 def digest(file: pathlib.Path) -> str:
     """Return what tells whether anything in a file has changed; a hole in it is zeros."""
-    found, at = hashlib.sha256(), 0
+    found, at = hashlib.sha256(b'%d ' % file.stat().st_size), 0
     with file.open('rb') as stream:
         while (data := _next_data(stream.fileno(), at)) is not None:
             at = stream.seek(data - data % _CHUNK)
