@@ -20,7 +20,7 @@ from nova.network import os_vif_util
 from oslo_log import log as logging
 
 from zun_virt import sandbox
-from zun_virt.privsep import FAILURES, interfaces
+from zun_virt.privsep import FAILURES, RouteRefused, interfaces
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
@@ -78,13 +78,15 @@ def plan(network_info: Iterable[typing.Any]) -> list[Interface]:
     """Return the interfaces for nova's model of the ports.
 
     A destination that two ports offer, as every subnet's default route is, goes by
-    the first.
+    the first. A sandbox that is the gateway itself has no route by it.
     """
+    vifs = list(network_info)
+    own = {one.address for one in addresses(vifs)}
     taken: set[str] = set()
-    return [_interface(vif, taken) for vif in network_info]
+    return [_interface(vif, own, taken) for vif in vifs]
 
 
-def _interface(vif: typing.Any, taken: set[str]) -> Interface:
+def _interface(vif: typing.Any, own: set[str], taken: set[str]) -> Interface:
     routes: list[tuple[str, str | None]] = []
     accept_ra = False
     for subnet in subnets(vif):
@@ -98,7 +100,7 @@ def _interface(vif: typing.Any, taken: set[str]) -> Interface:
         elif subnet['version'] == 6:
             accept_ra = True
         for destination, via in offered:
-            if destination not in taken:
+            if destination not in taken and via not in own:  # the kernel would refuse it
                 taken.add(destination)
                 routes.append((destination, via))
     return Interface(
@@ -188,6 +190,14 @@ def switch_database() -> str:
     return str(CONF.os_vif_ovs.ovsdb_connection)
 
 
+class UnusableRoute(exception.VirtualInterfacePlugException, exception.InvalidInput):
+    """A route of the user's own choice that no host can set.
+
+    Nova looks for another host after any failure to plug, and tells its user of that alone; what
+    is invalid input ends the build, and is told.
+    """
+
+
 class Network:
     """Plugs and unplugs the interfaces of sandboxes."""
 
@@ -212,6 +222,7 @@ class Network:
         :param former: addresses that it has had, and loses those that it shall not have
         :param fresh: whether nothing has been plugged since the last `unplug`
         :raises nova.exception.VirtualInterfacePlugException: it cannot be
+        :raises UnusableRoute: for a route that the kernel refuses
         """
         vifs = list(network_info)
         for vif, interface in zip(vifs, plan(vifs), strict=True):
@@ -226,6 +237,8 @@ class Network:
                 os_vif.plug(port, owner)
                 if isinstance(port, os_vif.objects.vif.VIFBridge):
                     interfaces.enslave(interface.device, port.bridge_name)
+            except RouteRefused as error:
+                raise UnusableRoute(f'port {interface.port_id}: {error}') from error
             except _FAILURES as error:
                 raise exception.VirtualInterfacePlugException(
                     f'port {interface.port_id}: {error}'

@@ -180,6 +180,8 @@ def test_several_ports_with_all_that_neutron_says(space: Workspace) -> None:
         mtu=1380,
         gateway_ip=None,
         host_routes=[{'destination': '192.0.2.0/24', 'nexthop': '10.31.0.9'}],
+        # Given to the sandbox, it would be no way to anywhere.
+        allocation_pools=[{'start': '10.31.0.10', 'end': '10.31.0.99'}],
     )
     private = network_id(user, 'private')
     server = space.server(networks=[{'uuid': private}, {'uuid': side}])
@@ -198,6 +200,35 @@ def test_several_ports_with_all_that_neutron_says(space: Workspace) -> None:
     assert re.search(r'^default via 10\.20\.0\.1 dev eth0', routes, re.MULTILINE), routes
     assert set(user.show(one).addresses) == {private, side}
     assert _ping(user, one, gateway(user))
+
+
+def test_the_router_of_a_network(space: Workspace) -> None:
+    """A sandbox that others are sent to reaches nothing by itself, but all by its other port."""
+    user, inner = space.user, '10.32.0.1'
+    side = space.new_network(
+        '10.32.0.0/24',
+        gateway_ip=inner,
+        host_routes=[{'destination': '192.0.2.0/24', 'nexthop': inner}],
+    )
+    space.new_subnet(side, 'fd32::/64', gateway_ip='fd32::1')
+    fixed = [{'ip_address': inner}, {'ip_address': 'fd32::1'}]
+    port = space.port(side, fixed_ips=fixed)
+    server = space.server(networks=[{'port': port.id}, {'uuid': network_id(user, 'private')}])
+    one = space.running(sandbox=server)
+    routes = user.shell(one, 'ip route') + user.shell(one, 'ip -6 route')
+    assert re.findall(r'^default via (\S+) dev (\S+)', routes, re.M) == [('10.20.0.1', 'eth1')]
+    assert '192.0.2.0/24' not in routes
+    assert f'inet {inner}/24' in _interfaces(user, one)['eth0']
+    assert _ping(user, one, gateway(user))
+
+
+def test_a_route_that_cannot_be_is_named(space: Workspace) -> None:
+    beyond = {'destination': '192.0.2.0/24', 'nexthop': '10.33.0.255'}  # as good as everybody
+    side = space.new_network('10.33.0.0/24', host_routes=[beyond])
+    server = space.server(networks=[{'uuid': side}], wait=False)
+    space.until_server(server, 'ERROR')
+    told = str(space.user.compute.get_server(server).fault)
+    assert 'route to 192.0.2.0/24 by 10.33.0.255: Invalid argument' in told
 
 
 def test_interface_that_comes_and_goes(space: Workspace) -> None:

@@ -37,6 +37,10 @@ class PrivilegedError(Exception):
     """A privileged step failed; the message says which."""
 
 
+class RouteRefused(PrivilegedError):
+    """The kernel takes no such route; the message says which."""
+
+
 FAILURES = (
     OSError,
     PrivilegedError,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pyroute2
 
-from zun_virt.privsep import PrivilegedError, network
+from zun_virt.privsep import PrivilegedError, RouteRefused, network
 
 _CLONE_NEWNET = 0x40000000
 _SIOCETHTOOL = 0x8946
@@ -44,8 +44,9 @@ def plug(pid: int, device: str, interface: dict[str, typing.Any]) -> str:
         ``stale`` (addresses that it had and shall not have), ``routes`` (pairs of destination
         and gateway, the latter None for a direct one), ``accept_ra``
     :returns: the name of the interface in the namespace
+    :raises RouteRefused: the kernel takes no such route
     :raises PrivilegedError: the namespace has gone
-    :raises pyroute2.NetlinkError: the kernel refused
+    :raises pyroute2.NetlinkError: the kernel refused something else
     """
     with _namespace(pid) as descriptor:
         links = _run_inside(descriptor, _links)
@@ -252,7 +253,11 @@ def _set_route(route: pyroute2.IPRoute, index: int, destination: str, gateway: s
         request |= {'gateway': gateway, 'flags': _RTNH_F_ONLINK}
     else:
         request['scope'] = _RT_SCOPE_LINK
-    route.route('replace', **request)
+    try:
+        route.route('replace', **request)
+    except pyroute2.NetlinkError as error:
+        way = f'route to {destination} by {gateway or "the link"}'
+        raise RouteRefused(f'{way}: {os.strerror(error.code)}') from error
 
 
 def _disable_transmit_checksum(name: str) -> None:

@@ -5,6 +5,7 @@ from nova import exception
 from nova.network import model
 
 from tests.unit.virt.conftest import make_image, make_instance, make_subnet, make_vif, record, spawn
+from zun_virt.privsep import RouteRefused
 
 
 def test_plugging_at_start_up_cuts_nothing(zun, machine, vif):
@@ -29,6 +30,18 @@ def test_plugging_at_start_up_never_stops_nova_compute(zun, machine, vif, error)
     with pytest.raises(exception.VirtualInterfacePlugException):
         zun.plug_vifs(instance, [vif])
     machine.docker.down = True
+    with pytest.raises(exception.VirtualInterfacePlugException):
+        zun.plug_vifs(instance, [vif])
+
+
+def test_a_route_that_cannot_be_is_the_users_to_mend(zun, machine, vif):
+    """Nova tells its user of invalid input, and lets none of it stop nova-compute."""
+    machine.kernel.fail('plug', RouteRefused('route to 192.0.2.0/24 by 10.0.0.255: no'))
+    with pytest.raises(exception.InvalidInput, match=r'port .*: route to 192.0.2.0/24 by'):
+        spawn(zun, make_instance(), [vif])
+    assert not machine.docker.containers(all=True)
+    instance = spawn(zun, make_instance(), [vif])
+    machine.kernel.fail('plug', RouteRefused('no'))
     with pytest.raises(exception.VirtualInterfacePlugException):
         zun.plug_vifs(instance, [vif])
 

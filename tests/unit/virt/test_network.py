@@ -68,6 +68,21 @@ def test_the_first_port_with_a_gateway_has_the_default_route():
     assert routes == [(), (('0.0.0.0/0', '10.2.0.1'),), ()]
 
 
+@pytest.mark.parametrize(
+    ('cidr', 'own', 'all'),
+    [('10.1.0.0/24', '10.1.0.1', '0.0.0.0/0'), ('fd00:1::/64', 'fd00:1::1', '::/0')],
+)
+def test_the_router_of_a_subnet_is_not_its_own_gateway(cidr, own, all):
+    routes = [('10.9.0.0/16', own), ('10.8.0.0/16', '10.1.0.3')]
+    router = make_vif(1, subnets=[make_subnet(cidr, own, [own], routes=routes)])
+    version = 2 if '.' in own else 6
+    outer = {2: ('10.2.0.0/24', '10.2.0.1', ['10.2.0.5'])}.get(
+        version, ('fd00:2::/64', 'fd00:2::1', ['fd00:2::5'])
+    )
+    planned = [routes for _, routes, _ in plans(router, make_vif(2, subnets=[make_subnet(*outer)]))]
+    assert planned == [(('10.8.0.0/16', '10.1.0.3'),), ((all, outer[1]),)]
+
+
 def test_a_port_without_mtu_routes_and_label_can_be_planned():
     subnet = model.Subnet(
         cidr='10.0.0.0/24',
