@@ -4,6 +4,7 @@ The API, conductor, scheduler, placement and compute services are the real ones.
 outside of the driver (Docker, the kernel, Open vSwitch) is `tests.nova.outside`.
 """
 
+import functools
 import importlib.metadata
 import io
 import threading
@@ -319,6 +320,7 @@ class CloudTestCase(integrated_helpers._IntegratedTestBase):
         return self.outside[host] if host else self.box
 
 
+@functools.cache
 def _paste_file():
     """Return the file that nova's fixture would look for beside the package."""
     for file in importlib.metadata.files('nova') or ():
