@@ -5,7 +5,7 @@ UV_VERSION=0.13.8
 # What compiles uWSGI and makes the environment; the rest is installed beside that.
 BUILD_PACKAGES=(python3.11 python3-venv python3-dev gcc libc6-dev)
 PACKAGES=(mariadb-server rabbitmq-server memcached openvswitch-switch docker.io apparmor
-    docker-registry dnsmasq-base haproxy conntrack ipset iptables iproute2 ethtool iputils-arping
+    docker-registry dnsmasq-base dnsmasq-utils haproxy conntrack ipset iptables iproute2 ethtool iputils-arping
     iputils-ping busybox-static catatonit curl ca-certificates qemu-utils sudo procps util-linux e2fsprogs
     xfsprogs)
 
