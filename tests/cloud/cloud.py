@@ -138,7 +138,7 @@ class Workspace:
 
         wait_until(
             f'server {server_id} {status}',
-            on_changes(functools.partial(host.server_changes, server_id), arrived),
+            on_changes(functools.partial(host.server_at_rest, server_id), arrived),
             timeout=timeout,
             interval=0.1,
             explain=lambda: (
@@ -330,7 +330,7 @@ def wait_server_gone(user: User, server_id: str, timeout: float = SERVER) -> Non
 
     wait_until(
         f'server {server_id} deleted',
-        on_changes(functools.partial(host.server_changes, server_id), gone),
+        on_changes(functools.partial(host.server_at_rest, server_id), gone),
         timeout=timeout,
         interval=0.1,
         explain=lambda: host.describe([server_id]),

@@ -77,10 +77,13 @@ def query(statement: str, *arguments: object) -> list[tuple[typing.Any, ...]]:
         connection.close()
 
 
-def server_changes(server_id: str) -> list[tuple[typing.Any, ...]]:
-    """Return what differs whenever Nova has something new to say of a server, at little cost."""
-    columns = 'select vm_state, task_state, power_state, deleted, updated_at from'
-    where = 'where uuid = %s'
+def server_at_rest(server_id: str) -> list[tuple[typing.Any, ...]]:
+    """Return what differs whenever Nova has done something with a server, at little cost.
+
+    :returns: nothing while Nova is at work on it
+    """
+    columns = 'select vm_state, power_state, deleted, updated_at from'
+    where = 'where uuid = %s and task_state is null'
     return query(
         f'{columns} nova.instances {where} union {columns} nova_cell0.instances {where}',
         server_id,

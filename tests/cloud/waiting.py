@@ -45,7 +45,7 @@ def stays(what: str, probe: Callable[[], bool], *, seconds: float, interval: flo
 
 
 def on_changes(
-    look: Callable[[], object], probe: Callable[[], Answer], *, at_least_every: float = 1.0
+    look: Callable[[], object], probe: Callable[[], Answer], *, at_least_every: float = 3.0
 ) -> Callable[[], Answer | None]:
     """Return a probe that asks `probe`, which costs much, only when there may be news.
 
