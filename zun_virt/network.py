@@ -25,6 +25,8 @@ from zun_virt.privsep import FAILURES, RouteRefused, interfaces
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
 
+_IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 HOSTS_HEADER = """\
 # Written by the sandbox's host.
 127.0.0.1 localhost
@@ -81,12 +83,12 @@ def plan(network_info: Iterable[typing.Any]) -> list[Interface]:
     the first. A sandbox that is the gateway itself has no route by it.
     """
     vifs = list(network_info)
-    own = {one.address for one in addresses(vifs)}
+    own = {ipaddress.ip_address(one.address) for one in addresses(vifs)}
     taken: set[str] = set()
     return [_interface(vif, own, taken) for vif in vifs]
 
 
-def _interface(vif: typing.Any, own: set[str], taken: set[str]) -> Interface:
+def _interface(vif: typing.Any, own: set[_IPAddress], taken: set[str]) -> Interface:
     routes: list[tuple[str, str | None]] = []
     accept_ra = False
     for subnet in subnets(vif):
@@ -100,7 +102,8 @@ def _interface(vif: typing.Any, own: set[str], taken: set[str]) -> Interface:
         elif subnet['version'] == 6:
             accept_ra = True
         for destination, via in offered:
-            if destination not in taken and via not in own:  # the kernel would refuse it
+            by_itself = via and ipaddress.ip_address(via) in own  # which the kernel would refuse
+            if destination not in taken and not by_itself:
                 taken.add(destination)
                 routes.append((destination, via))
     return Interface(

@@ -49,16 +49,17 @@ def on_changes(
 ) -> Callable[[], Answer | None]:
     """Return a probe that asks `probe`, which costs much, only when there may be news.
 
-    :param look: what it returns differs when there is; it costs little
+    :param look: what it returns differs when there is, and is false while there cannot be; it
+        costs little
     :param at_least_every: seconds after which `probe` is asked whatever `look` says
     """
     seen: object = None
-    asked = -at_least_every
+    asked = time.monotonic()
 
     def news() -> Answer | None:
         nonlocal seen, asked
         found, now = look(), time.monotonic()
-        if found == seen and now - asked < at_least_every:
+        if (not found or found == seen) and now - asked < at_least_every:
             return None
         seen, asked = found, now
         return probe()

@@ -69,18 +69,21 @@ def test_the_first_port_with_a_gateway_has_the_default_route():
 
 
 @pytest.mark.parametrize(
-    ('cidr', 'own', 'all'),
-    [('10.1.0.0/24', '10.1.0.1', '0.0.0.0/0'), ('fd00:1::/64', 'fd00:1::1', '::/0')],
+    ('net', 'length', 'default'),
+    [('10.1.0.', '/24', '0.0.0.0/0'), ('fd00:1::', '/64', '::/0')],
 )
-def test_the_router_of_a_subnet_is_not_its_own_gateway(cidr, own, all):
-    routes = [('10.9.0.0/16', own), ('10.8.0.0/16', '10.1.0.3')]
-    router = make_vif(1, subnets=[make_subnet(cidr, own, [own], routes=routes)])
-    version = 2 if '.' in own else 6
-    outer = {2: ('10.2.0.0/24', '10.2.0.1', ['10.2.0.5'])}.get(
-        version, ('fd00:2::/64', 'fd00:2::1', ['fd00:2::5'])
-    )
-    planned = [routes for _, routes, _ in plans(router, make_vif(2, subnets=[make_subnet(*outer)]))]
-    assert planned == [(('10.8.0.0/16', '10.1.0.3'),), ((all, outer[1]),)]
+def test_the_router_of_a_subnet_is_not_its_own_gateway(net, length, default):
+    own, other = f'{net}1', f'{net}3'
+    routes = [(f'{net}64/30', own), (f'{net}68/30', other)]
+    inner = make_subnet(f'{net}0{length}', own, [own], routes=routes)
+    outer = make_subnet(f'{net}0{length}', f'{net}9', [f'{net}5'])
+    planned = [routes for _, routes, _ in plans(*map(make_vif, (1, 2), ([inner], [outer])))]
+    assert planned == [((f'{net}68/30', other),), ((default, f'{net}9'),)]
+
+
+def test_an_address_is_the_same_however_it_is_written():
+    subnet = make_subnet('fd00::/64', 'fd00:0:0::1', ['fd00::1'])
+    assert plans(make_vif(subnets=[subnet])) == [(('fd00::1/64',), (), False)]
 
 
 def test_a_port_without_mtu_routes_and_label_can_be_planned():
