@@ -324,9 +324,10 @@ def wait_server_gone(user: User, server_id: str, timeout: float = SERVER) -> Non
 
     def gone() -> bool:
         try:
-            return user.compute.get_server(server_id).status == 'DELETED'
+            user.compute.get_server(server_id)  # DELETED for a moment, and still on its host
         except openstack.exceptions.NotFoundException:
             return True
+        return False
 
     wait_until(
         f'server {server_id} deleted',
