@@ -18,6 +18,7 @@ import os_vif.objects
 from nova import exception
 from nova.network import os_vif_util
 from oslo_log import log as logging
+from oslo_utils import netutils
 
 from zun_virt import sandbox
 from zun_virt.privsep import FAILURES, RouteRefused, interfaces
@@ -83,9 +84,16 @@ def plan(network_info: Iterable[typing.Any]) -> list[Interface]:
     the first. A sandbox that is the gateway itself has no route by it.
     """
     vifs = list(network_info)
-    own = {ipaddress.ip_address(one.address) for one in addresses(vifs)}
     taken: set[str] = set()
-    return [_interface(vif, own, taken) for vif in vifs]
+    return [_interface(vif, _own(vif, vifs), taken) for vif in vifs]
+
+
+def _own(vif: typing.Any, vifs: Iterable[typing.Any]) -> set[_IPAddress]:
+    """Return the sandbox's addresses on a port's network, with what the kernel gives its link."""
+    network = vif['network']['id']
+    on_it = [one.address for one in addresses(vifs) if one.network_id == network]
+    local = netutils.get_ipv6_addr_by_EUI64('fe80::', vif['address'])
+    return {ipaddress.ip_address(str(address)) for address in (*on_it, local)}
 
 
 def _interface(vif: typing.Any, own: set[_IPAddress], taken: set[str]) -> Interface:
@@ -102,7 +110,7 @@ def _interface(vif: typing.Any, own: set[_IPAddress], taken: set[str]) -> Interf
         elif subnet['version'] == 6:
             accept_ra = True
         for destination, via in offered:
-            by_itself = via and ipaddress.ip_address(via) in own  # which the kernel would refuse
+            by_itself = via and ipaddress.ip_address(via) in own  # the kernel would refuse it
             if destination not in taken and not by_itself:
                 taken.add(destination)
                 routes.append((destination, via))
@@ -193,7 +201,7 @@ def switch_database() -> str:
     return str(CONF.os_vif_ovs.ovsdb_connection)
 
 
-class UnusableRoute(exception.VirtualInterfacePlugException, exception.InvalidInput):
+class UnusableRoute(exception.InvalidInput):
     """A route of the user's own choice that no host can set.
 
     Nova looks for another host after any failure to plug, and tells its user of that alone; what
@@ -228,24 +236,44 @@ class Network:
         :raises UnusableRoute: for a route that the kernel refuses
         """
         vifs = list(network_info)
+        refused = []
         for vif, interface in zip(vifs, plan(vifs), strict=True):
-            port = _osvif(vif)
-            LOG.debug('Plugging port %s', interface.port_id, instance=instance)
+            request = interface.request(former)
             try:
-                owner = os_vif_util.nova_to_osvif_instance(instance)
-                if not fresh and not interfaces.device_exists(interface.device):
-                    # Open vSwitch in userspace would go on using the device that has gone.
-                    _unplug(port, owner)
-                interfaces.plug(pid, interface.device, interface.request(former))
-                os_vif.plug(port, owner)
-                if isinstance(port, os_vif.objects.vif.VIFBridge):
-                    interfaces.enslave(interface.device, port.bridge_name)
-            except RouteRefused as error:
-                raise UnusableRoute(f'port {interface.port_id}: {error}') from error
-            except _FAILURES as error:
-                raise exception.VirtualInterfacePlugException(
-                    f'port {interface.port_id}: {error}'
-                ) from error
+                self._plug(instance, vif, interface, pid, request, fresh=fresh)
+            except UnusableRoute:
+                refused.append((vif, interface, request))
+        # A gateway may have been the address of a port that came later, and lost it meanwhile.
+        for vif, interface, request in refused:
+            self._plug(instance, vif, interface, pid, request, fresh=fresh)
+
+    def _plug(
+        self,
+        instance: typing.Any,
+        vif: typing.Any,
+        interface: Interface,
+        pid: int,
+        request: dict[str, typing.Any],
+        *,
+        fresh: bool,
+    ) -> None:
+        port = _osvif(vif)
+        LOG.debug('Plugging port %s', interface.port_id, instance=instance)
+        try:
+            owner = os_vif_util.nova_to_osvif_instance(instance)
+            if not fresh and not interfaces.device_exists(interface.device):
+                # Open vSwitch in userspace would go on using the device that has gone.
+                _unplug(port, owner)
+            interfaces.plug(pid, interface.device, request)
+            os_vif.plug(port, owner)
+            if isinstance(port, os_vif.objects.vif.VIFBridge):
+                interfaces.enslave(interface.device, port.bridge_name)
+        except RouteRefused as error:
+            raise UnusableRoute(f'port {interface.port_id}: {error}') from error
+        except _FAILURES as error:
+            raise exception.VirtualInterfacePlugException(
+                f'port {interface.port_id}: {error}'
+            ) from error
 
     def check(self, vif: typing.Any) -> None:
         """Refuse a port that no sandbox can have.

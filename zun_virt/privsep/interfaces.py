@@ -256,6 +256,8 @@ def _set_route(route: pyroute2.IPRoute, index: int, destination: str, gateway: s
     try:
         route.route('replace', **request)
     except pyroute2.NetlinkError as error:
+        if error.code not in (errno.EINVAL, errno.ENETUNREACH, errno.EHOSTUNREACH):
+            raise  # it is not the route
         way = f'route to {destination} by {gateway or "the link"}'
         raise RouteRefused(f'{way}: {os.strerror(error.code)}') from error
 

@@ -35,15 +35,19 @@ def test_plugging_at_start_up_never_stops_nova_compute(zun, machine, vif, error)
 
 
 def test_a_route_that_cannot_be_is_the_users_to_mend(zun, machine, vif):
-    """Nova tells its user of invalid input, and lets none of it stop nova-compute."""
-    machine.kernel.fail('plug', RouteRefused('route to 192.0.2.0/24 by 10.0.0.255: no'))
+    """Nova tells its user of invalid input, and goes on to another host with all else."""
+    for _ in range(2):
+        machine.kernel.fail('plug', RouteRefused('route to 192.0.2.0/24 by 10.0.0.255: no'))
     with pytest.raises(exception.InvalidInput, match=r'port .*: route to 192.0.2.0/24 by'):
         spawn(zun, make_instance(), [vif])
     assert not machine.docker.containers(all=True)
-    instance = spawn(zun, make_instance(), [vif])
-    machine.kernel.fail('plug', RouteRefused('no'))
-    with pytest.raises(exception.VirtualInterfacePlugException):
-        zun.plug_vifs(instance, [vif])
+
+
+def test_a_gateway_that_a_later_port_lost_is_found_the_second_time(zun, machine, vif):
+    instance, second = spawn(zun, make_instance(), [vif]), make_vif(2)
+    machine.kernel.fail('plug', RouteRefused('route to 0.0.0.0/0 by 10.0.0.1: no'))
+    zun.plug_vifs(instance, [vif, second])
+    assert set(machine.kernel.devices) == {vif['devname'], second['devname']}
 
 
 def test_plugging_at_start_up_is_nothing_for_a_stopped_sandbox(zun, machine, vif):

@@ -10,6 +10,7 @@ from nova.network import model
 
 from tests.unit.virt.conftest import make_instance, make_subnet, make_vif
 from zun_virt import network
+from zun_virt.privsep import RouteRefused, interfaces
 
 
 def plans(*vifs):
@@ -81,9 +82,29 @@ def test_the_router_of_a_subnet_is_not_its_own_gateway(net, length, default):
     assert planned == [((f'{net}68/30', other),), ((default, f'{net}9'),)]
 
 
-def test_an_address_is_the_same_however_it_is_written():
-    subnet = make_subnet('fd00::/64', 'fd00:0:0::1', ['fd00::1'])
+@pytest.mark.parametrize('own', ['fd00:0:0::1', 'fe80::f816:3eff:fe00:1'])
+def test_an_own_gateway_may_be_written_differently_or_of_the_link(own):
+    subnet = make_subnet('fd00::/64', own, ['fd00::1'])
     assert plans(make_vif(subnets=[subnet])) == [(('fd00::1/64',), (), False)]
+
+
+def test_an_own_address_on_another_network_is_no_gateway_of_this():
+    first, second = (make_vif(n, subnets=[make_subnet(ips=[f'10.0.0.{n}'])]) for n in (5, 1))
+    second['network']['id'] = '22222222-2222-3333-4444-555555555555'
+    assert [routes for _, routes, _ in plans(first, second)] == [(('0.0.0.0/0', '10.0.0.1'),), ()]
+
+
+@pytest.mark.parametrize(
+    ('code', 'told'),
+    [(errno.EINVAL, RouteRefused), (errno.ENETDOWN, pyroute2.NetlinkError)],
+)
+def test_only_what_is_wrong_with_a_route_is_called_so(code, told):
+    class Kernel:
+        def route(self, *words, **request):
+            raise pyroute2.NetlinkError(code)
+
+    with pytest.raises(told):
+        interfaces._set_route(Kernel(), 7, '192.0.2.0/24', '10.0.0.9')
 
 
 def test_a_port_without_mtu_routes_and_label_can_be_planned():
