@@ -236,7 +236,7 @@ class CloudTestCase(integrated_helpers._IntegratedTestBase):
             except AssertionError:
                 if time.monotonic() > deadline:
                     raise
-            time.sleep(0.1)
+            time.sleep(0.2)
 
     def act(self, server, **action):
         """Ask for an action on the server."""
