@@ -99,6 +99,8 @@ def test_reboot(space: Workspace, kind: str) -> None:
     space.until_server(server, 'ACTIVE')
     wait_until('run again', lambda: _began(user, one) == 2, timeout=20)
     user.wait(one, 'Running', timeout=5)
+    if kind == 'SOFT':  # a hard one may leave it the time for that, or not
+        assert 'stopped well' in user.logs(one)
     assert _began(user, job) == 1
     assert host.pause(server).id == pause.id
     gateway_answers = user.execute(one, 'ping -c 3 10.20.0.1')

@@ -77,6 +77,18 @@ def test_an_image_that_no_registry_has_is_told_in_dockers_words(engine):
     agent.close()
 
 
+def test_a_pull_that_fails_within_its_stream_is_told(engine):
+    """Docker has said 200 by then; an older image of that name must not be taken for it."""
+    engine.answers |= {
+        'version': {'ApiVersion': '1.41'},
+        'create': {'error': 'filesystem layer verification failed for digest sha256:1'},
+    }
+    agent = runtime.Runtime(f'unix://{engine.server_address}', timeout=5)
+    with pytest.raises(errors.DockerError, match='box:latest: filesystem layer verification'):
+        agent.pull('box', 'latest')
+    agent.close()
+
+
 def test_what_its_killing_has_thawed_needs_no_thawing(engine):
     failed = 'Cannot unpause container one: OCI runtime resume failed: '
     engine.answers['unpause'] = [failed + 'container not paused', failed + 'no such process']

@@ -88,6 +88,16 @@ def test_a_reboot_ends_in_a_running_sandbox(zun, machine, vif, kind, before):
     assert len(machine.glance.downloads) == 1
 
 
+@pytest.mark.parametrize(('kind', 'seconds'), [('SOFT', 60), ('HARD', 0)])
+def test_only_a_soft_reboot_lets_containers_end(zun, machine, vif, kind, seconds):
+    instance = spawn(zun, make_instance(), [vif])
+    ran = sandbox.container_name(machine.add_container(instance.uuid))
+    machine.docker.calls.clear()
+    zun.reboot(None, instance, [vif], kind)
+    ident = machine.docker.named(ran)['Id']
+    assert [call[2] for call in machine.docker.calls if call[:2] == ('stop', ident)] == [seconds]
+
+
 @pytest.mark.parametrize('asked', ['resume_state_on_host_boot', 'reboot', 'power_on'])
 def test_nobody_waits_for_words_that_cannot_be_heard(zun, machine, virtapi, vif, asked):
     """While nova-compute starts, it does by itself what was cut off at its last end."""

@@ -8,7 +8,7 @@ from nova.compute import power_state
 
 from tests.unit.virt import fake_docker
 from tests.unit.virt.conftest import CONF, make_image, make_instance, make_vif, pause, record, spawn
-from zun_virt import host
+from zun_virt import host, sandbox
 from zun_virt.sandbox import State
 
 
@@ -162,6 +162,31 @@ def test_delete_removes_everything(zun, machine, vif):
     assert machine.leftovers() == {}
     with pytest.raises(exception.InstanceNotFound):
         zun.get_info(instance)
+
+
+def test_delete_lets_containers_end_but_not_for_long(zun, machine, vif):
+    instance = spawn(zun, make_instance(), [vif])
+    user = machine.docker.named(sandbox.container_name(machine.add_container(instance.uuid)))
+    own = pause(machine, instance)
+    machine.docker.calls.clear()
+    zun.destroy(None, instance, [vif])
+    acts = [call for call in machine.docker.calls if call[0] in ('stop', 'remove')]
+    assert acts == [
+        ('stop', user['Id'], 10),
+        ('stop', own['Id'], 10),
+        ('remove', user['Id']),
+        ('remove', own['Id']),
+    ]
+
+
+@pytest.mark.parametrize('destroy_vifs', [True, False])
+def test_cleanup_removes_what_is_there_at_once(zun, machine, vif, destroy_vifs):
+    instance = spawn(zun, make_instance(), [vif])
+    machine.add_container(instance.uuid)
+    machine.docker.calls.clear()
+    zun.cleanup(None, instance, [vif], destroy_vifs=destroy_vifs)
+    assert {call[2] for call in machine.docker.calls if call[0] == 'stop'} == {0}
+    assert machine.leftovers() == {}
 
 
 def test_delete_again_and_of_the_unknown_succeeds(zun, machine, vif):
