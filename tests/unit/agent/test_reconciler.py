@@ -123,6 +123,22 @@ def test_what_a_user_told_to_end_stays_so_until_it_is_started(world, box, died):
     assert world.settle(uuid).status == Status.RUNNING
 
 
+@pytest.mark.parametrize(
+    ('policy', 'status'),
+    [
+        ('always', Status.RUNNING),
+        ('unless-stopped', Status.RUNNING),
+        ('on-failure', Status.STOPPED),
+        ('no', Status.STOPPED),
+    ],
+)
+def test_what_ends_well_runs_again_by_its_policy(world, box, policy, status):
+    uuid = world.container(box, restart_policy={'Name': policy})
+    world.settle(uuid)
+    world.runtime.end(world.docker(uuid).id, 0, ago=5)
+    assert world.settle(uuid).status == status
+
+
 def test_a_signal_that_is_no_stop_leaves_the_policy(world, box):
     uuid = world.container(box, restart_policy={'Name': 'always'})
     world.settle(uuid)

@@ -207,6 +207,14 @@ def test_a_stop_that_is_not_heeded(host, box):
     assert host.until(uuid, Status.STOPPED).exit_code == 137
 
 
+def test_what_no_event_told_is_seen_by_the_next_pass(host, box):
+    uuid = host.run(box, 'sleep', '1000')
+    container = host.until(uuid, Status.RUNNING)
+    host.agent._docker_watch.stop()
+    host.runtime.kill(container.docker_id, 'KILL')
+    assert host.until(uuid, Status.STOPPED).exit_code == 137
+
+
 def test_restarts(host, box):
     policy = {'Name': 'on-failure', 'MaximumRetryCount': 2}
     uuid = host.run(box, 'false', restart_policy=policy)

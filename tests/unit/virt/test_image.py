@@ -239,6 +239,16 @@ def test_a_bad_archive_is_the_images_fault(machine):
     assert machine.leftovers() == {}
 
 
+def test_what_docker_finds_damaged_is_the_images_fault(machine, monkeypatch):
+    """As an altered layer; see test_on_docker, where it is Docker's own word."""
+    machine.glance.data[make_image().id] = archives.archive()
+    words = 'invalid diffID for layer 0: expected "sha256:a", got "sha256:b"'
+    monkeypatch.setattr(machine.docker, 'load_image', lambda _: iter([{'error': words}]))
+    with pytest.raises(exception.ImageUnacceptable, match=f'{make_image().id}.*invalid diffID'):
+        images(machine).ensure(None, make_image(), None)
+    assert machine.leftovers() == {}
+
+
 def test_a_configured_image_is_pulled_when_missing(machine):
     machine.docker.images_.clear()
     store = images(machine, 'kubernetes/pause')

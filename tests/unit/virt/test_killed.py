@@ -257,6 +257,7 @@ def test_attach(zun, machine, compute, running):
         assert set(machine.switch.ports) == set(machine.kernel.devices)
         assert not machine.switch.stale
         zun.unplug_vifs(instance, [vif, more])
+        assert machine.kernel.devices == machine.switch.ports == {}
 
     every_step(
         machine,

@@ -11,15 +11,18 @@ import dataclasses
 import os
 import pathlib
 import subprocess
+import tarfile
 import time
 import types
+import typing
 import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from tests.unit.agent.real_docker import IMAGE, URL, engine
-from zun_virt import cgroup, freezing, host, lifecycle, privsep, resources, sandbox
+from tests.unit.virt import archives
+from zun_virt import archive, cgroup, freezing, host, lifecycle, privsep, resources, sandbox
 from zun_virt import engine as way
 
 pytestmark = [
@@ -30,6 +33,9 @@ pytestmark = [
 MIB = 1 << 20
 LIMITS = cgroup.Limits(quota=20_000, period=100_000, shares=1024, memory=64 * MIB, pids=50)
 BURNS = ['sh', '-c', 'while :; do :; done']
+PLAIN = tarfile.TarInfo('file').tobuf() + bytes(1024)
+"""A layer with one empty file."""
+ALTERED = tarfile.TarInfo('else').tobuf() + bytes(1024)
 WRITES = 'while :; do dd if=/dev/zero of=/file bs=64k count=16 {}; done'
 SECONDS = 2.0
 
@@ -37,7 +43,7 @@ SECONDS = 2.0
 class Machine:
     """One sandbox on the engine, and containers in it as the agent would make them."""
 
-    def __init__(self, api: object, path: pathlib.Path) -> None:
+    def __init__(self, api: typing.Any, path: pathlib.Path) -> None:
         self.docker = host.Host(way.connect(URL, 60), 'host1')
         self.facts = self.docker.check()
         self.cgroups = cgroup.make(
@@ -106,13 +112,13 @@ class Machine:
 
 
 @pytest.fixture(scope='module')
-def api() -> Iterator[object]:
+def api() -> Iterator[typing.Any]:
     with engine() as client:
         yield client
 
 
 @pytest.fixture
-def machine(api: object, tmp_path: pathlib.Path) -> Iterator[Machine]:
+def machine(api: typing.Any, tmp_path: pathlib.Path) -> Iterator[Machine]:
     with contextlib.ExitStack() as undo:
         for context in (privsep.network, privsep.mounts):
             context.set_client_mode(False)
@@ -128,6 +134,27 @@ def machine(api: object, tmp_path: pathlib.Path) -> Iterator[Machine]:
         made.sandboxes.remove(made.id, 0, lambda: None)
         assert not made.docker.containers(made.id)
         assert not made.groups()
+
+
+@pytest.mark.parametrize('layer', [PLAIN, ALTERED], ids=['plain', 'altered'])
+def test_an_image_is_taken_unless_a_layer_is_altered(
+    machine: Machine, tmp_path: pathlib.Path, layer: bytes
+) -> None:
+    """Its layers are Docker's to compare with the digests, which are all that names them."""
+    tag = f'{sandbox.SANDBOX_IMAGES}:{machine.id}-test'
+    received, rewritten = tmp_path / 'received', tmp_path / 'rewritten'
+    received.write_bytes(archives.archive(archives.image_config((PLAIN,)), (layer,)))
+    archive.rewrite(received, rewritten, tag=tag, architecture='amd64')
+    with rewritten.open('rb') as stream:
+        if layer == PLAIN:
+            loaded = machine.docker.load(stream, tag)
+            assert machine.docker.image_id(tag) == loaded
+            machine.api.remove_image(tag)
+        else:
+            with pytest.raises(host.ImageRefused, match=tag):
+                machine.docker.load(stream, tag)
+            assert machine.docker.image_id(tag) is None
+    assert machine.docker.image_id('evil:latest') is None
 
 
 def test_limits_hold_for_the_sum(machine: Machine) -> None:

@@ -340,5 +340,6 @@ def test_nova_hears_of_a_pause_but_not_of_an_end_within_a_reboot(zun, machine, v
     until(lambda: heard)
     zun.reboot(None, instance, [vif], 'HARD')
     zun.pause(instance)
-    until(lambda: len(heard) == 3)
-    assert [event.get_name() for event in heard] == ['Started', 'Started', 'Paused']
+    zun.unpause(instance)
+    until(lambda: len(heard) == 4)
+    assert [event.get_name() for event in heard] == ['Started', 'Started', 'Paused', 'Resumed']
