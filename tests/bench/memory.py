@@ -7,18 +7,20 @@ from collections.abc import Iterable
 
 from tests.cloud import settings
 
+_KIB = 1024 / 1e6  # MB, in what the kernel counts and calls kB
+
 
 def proportional_mb(pids: Iterable[int]) -> float:
     """Return the proportional set size of processes together, in MB.
 
     What several processes share counts for each by its part, so that sums are true.
     """
-    return sum(_field(pid, 'smaps_rollup', 'Pss:') for pid in pids) / 1000
+    return sum(_field(pid, 'smaps_rollup', 'Pss:') for pid in pids) * _KIB
 
 
 def resident_mb(pids: Iterable[int]) -> float:
     """Return the resident set size of processes together, in MB."""
-    return sum(_field(pid, 'status', 'VmRSS:') for pid in pids) / 1000
+    return sum(_field(pid, 'status', 'VmRSS:') for pid in pids) * _KIB
 
 
 def _field(pid: int, file: str, name: str) -> int:

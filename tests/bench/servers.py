@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import time
 from collections.abc import Callable
 
@@ -12,7 +11,6 @@ from tests.bench.lab import POLL, Lab, at_once
 from tests.bench.measure import Row, alternate, median
 from tests.cloud import host, settings
 from tests.cloud.waiting import wait_until
-from zun_agent import facts
 from zun_virt import sandbox
 
 ADDED_TARGET = 150  # ms
@@ -27,13 +25,17 @@ class Progress:
     """When a server got how far, in ms after it was asked for.
 
     :ivar allocated: Nova knew its port
-    :ivar plugged: its driver could begin to plug the port, which Nova knew and for which the
-        sandbox was there; None for the fake one, which never does
+    :ivar made: the driver had written down that its pause container runs; None for the fake one
     """
 
     allocated: float
     active: float
-    plugged: float | None = None
+    made: float | None
+
+    @property
+    def plugged(self) -> float:
+        """When its driver could begin to plug the port, which Nova knew."""
+        return max(self.made or 0, self.allocated)
 
 
 class Watch:
@@ -47,17 +49,20 @@ class Watch:
 
         :param begin: when it was asked for, in seconds since 1970
         """
-        allocated = self._when(server, lambda port, state: port)
-        active = self._when(server, lambda port, state: state == 'active')
-        return Progress((allocated - begin) * 1000, (active - begin) * 1000)
+        moments: dict[str, float] = {}
 
-    def _when(self, server: str, arrived: Callable[[bool, str], bool]) -> float:
-        def look() -> float:
+        def look() -> bool:
             port, state = self._look(server)
             assert state != 'error', f'server {server} is in ERROR\n{host.describe([server])}'
-            return time.time() if arrived(port, state) else 0.0
+            seen = {'allocated': port, 'active': state == 'active'}
+            moments.update({k: time.time() for k, is_so in seen.items() if is_so} | moments)
+            if 'made' not in moments and (made := _made(server)):
+                moments['made'] = made
+            return 'active' in moments
 
-        return wait_until(f'server {server}', look, timeout=_SERVER_SECONDS, interval=POLL)
+        wait_until(f'server {server}', look, timeout=_SERVER_SECONDS, interval=POLL)
+        after = {what: (moment - begin) * 1000 for what, moment in moments.items()}
+        return Progress(after['allocated'], after['active'], after.get('made'))
 
     def _look(self, server: str) -> tuple[bool, str]:
         rows = self._lab.query(
@@ -84,13 +89,13 @@ class Rounds:
             begin = time.time()
             server = self._lab.post_server()
             seen = self._eye.follow(begin, server)
-            made = (_pause_started(server) - begin) * 1000
-            self.sandboxes.append(dataclasses.replace(seen, plugged=max(made, seen.allocated)))
+            assert seen.made is not None, f'sandbox {server} is not on this host'
+            self.sandboxes.append(seen)
         return seen.active
 
     def waited(self, n: int) -> str:
         """Say how long the last `n` sandboxes waited for Neutron, as the fake driver does not."""
-        taken = [one.active - (one.plugged or 0) for one in self.sandboxes[-n:]]
+        taken = [one.active - one.plugged for one in self.sandboxes[-n:]]
         return f'{median(taken):.0f} ms of it from the plug until Neutron has wired the port'
 
     def fake(self) -> float:
@@ -161,7 +166,7 @@ def create(rows: list[Row], lab: Lab, *, n: int = 12) -> None:
 
 def _added(sandboxes: list[Progress], fakes: list[Progress]) -> Row:
     """Compare the moments at which the port can be plugged."""
-    plugged = median([one.plugged or 0 for one in sandboxes])
+    plugged = median([one.plugged for one in sandboxes])
     allocated = median([one.allocated for one in fakes])
     return Row(
         key='f',
@@ -176,6 +181,18 @@ def _added(sandboxes: list[Progress], fakes: list[Progress]) -> Row:
     )
 
 
+def _made(server: str) -> float | None:
+    """Return when the driver wrote down that a sandbox's pause container runs.
+
+    It is written over when the sandbox is ready.
+    """
+    store = host.sandboxes()
+    record = store.read(server)
+    if record is None or record.pause is None:
+        return None
+    return (store.directory(server) / 'sandbox.json').stat().st_mtime
+
+
 def _until_ready(server: str) -> float:
     """Wait until the driver calls a sandbox ready; returns when it did, seconds since 1970."""
     store = host.sandboxes()
@@ -187,15 +204,6 @@ def _until_ready(server: str) -> float:
         return (store.directory(server) / 'sandbox.json').stat().st_mtime
 
     return wait_until(f'sandbox {server} ready', ready, timeout=_SERVER_SECONDS, interval=POLL)
-
-
-def _pause_started(server: str) -> float:
-    """Return when a sandbox's pause container was started, in seconds since 1970."""
-    record = host.sandboxes().read(server)
-    assert record is not None and record.pause, f'sandbox {server} is not on this host'
-    started = facts.parse_time(record.pause.started_at)
-    assert started is not None, f'sandbox {server} never ran'
-    return started.replace(tzinfo=datetime.UTC).timestamp()
 
 
 def many(rows: list[Row], lab: Lab, *, n: int = 2) -> None:
