@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import importlib.metadata
 import pathlib
 import re
 
@@ -100,7 +101,66 @@ def test_every_package_is_packaged():
     assert listed == (found - {'zun_virt.shim'}) | {'nova.virt.zun_virt'}
 
 
-def test_nothing_waits_for_ever_on_http():
+def calls(path):
+    """Give each call of a module: the name of what is called, and those of its arguments."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), {keyword.arg for keyword in node.keywords}
+
+
+def test_every_call_to_something_outside_has_a_time_out():
+    """Docker's library takes that of its client for all its calls."""
+    waits = re.compile(
+        r'(subprocess\.(run|call|check_\w+)|_(http|session)\.request|requests\.[a-z]+|\burlopen'
+        r'|\.send_and_get_reply|\b_Client)$'
+    )
+    modules = set()
     for path in MODULES:
-        for call in re.findall(r'requests\.(?:get|post|put|delete)\([^)]*\)', path.read_text()):
-            assert 'timeout=' in call, f'{path}: {call}'
+        for name, arguments in calls(path):
+            assert not name.endswith('Popen'), f'{path}: {name}'
+            if waits.search(name):
+                modules.add(path.stem)
+                assert 'timeout' in arguments, f'{path}: {name}'
+    assert modules == {'cgroups', 'filesystems', 'openstack', 'relay', 'runtime', 'switch'}
+
+
+def test_another_program_is_run_for_file_systems_and_what_the_switch_forgot_alone():
+    runners = {path.stem for path in MODULES if 'subprocess' in imports(path)}
+    assert runners == {'filesystems', 'switch'}
+
+
+def test_the_api_changes_nothing_in_docker():
+    """What a request wants is written down; the reconciler, which serves nobody, does it."""
+    looks = {'execute', 'inspect', 'logs', 'stats', 'top'}
+    serving = {'manager', 'reading', 'view', 'usage', 'admission'}
+    asked = set()
+    for path in (ROOT / 'zun_agent').rglob('*.py'):
+        if path.parent.name in ('api', 'schemas') or path.stem in serving:
+            for name, _ in calls(path):
+                holder, _, method = name.rpartition('.')
+                if holder.endswith('runtime'):
+                    asked.add(method)
+        elif path.stem != 'cmd':
+            assert not {name for name in imports(path) if name.startswith('zun_agent.api')}, path
+    assert asked == looks
+
+
+@pytest.mark.parametrize('package', ['zun_virt', 'zun_agent'])
+def test_what_is_imported_is_required(package):
+    """The agent is installed where nova may not be; the driver has what nova requires."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / 'setup.cfg')
+    required = config['options']['install_requires'].split('\n')
+    given = {'zun-virt'} | _names(line for line in required if not line.startswith('#'))
+    if package == 'zun_virt':
+        given |= {'nova'} | _names(importlib.metadata.requires('nova'))
+    distributions = importlib.metadata.packages_distributions()
+    for path in (ROOT / package).rglob('*.py'):
+        for name in {name.partition('.')[0] for name in imports(path)} & set(distributions):
+            assert _names(distributions[name]) & given, f'{path}: {name}'
+
+
+def _names(requirements):
+    """Return the names of distributions, all in one spelling."""
+    found = (re.match(r'[\w.-]+', requirement) for requirement in requirements)
+    return {re.sub(r'[._]', '-', name[0]).lower() for name in found if name}

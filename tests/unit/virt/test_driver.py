@@ -1,10 +1,13 @@
 """What nova hears of the driver: which sandboxes there are, what they say and use, what fails."""
 
+import gc
+
 import pytest
 from nova import exception
+from vif_plug_ovs import privsep as vif_plug_ovs
 
 from tests.unit.virt.conftest import CONF, make_instance, record, spawn
-from zun_virt import sandbox
+from zun_virt import driver, privsep, sandbox
 
 
 def test_the_engine_away_is_an_error_and_no_state(zun, machine, vif):
@@ -77,10 +80,23 @@ def test_refusals_leave_the_server_as_it_was(zun):
 
 
 def test_init_host_refuses_what_cannot_work(machine, virtapi):
-    from zun_virt import driver
-
     machine.docker.api_version = '1.24'
     CONF.set_override('state_path', str(machine.root), group='zun_virt')
     with pytest.raises(exception.InvalidConfiguration):
         driver.ZunDriver(virtapi).init_host('host1')
     CONF.clear_override('state_path', group='zun_virt')
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')  # oslo.privsep's
+def test_a_host_where_nothing_may_run_as_root_is_refused(virtapi, monkeypatch):
+    """The command ends at once, as sudo does without its line."""
+    for context in (privsep.mounts, vif_plug_ovs.vif_plug):
+        monkeypatch.setattr(context, 'channel', object())  # it runs
+    group = privsep.network.cfg_section
+    CONF.set_override('helper_command', 'false --at-once', group=group)
+    try:
+        with pytest.raises(exception.InvalidConfiguration, match='command is: false --at-once'):
+            driver.ZunDriver(virtapi).init_host('host1')
+    finally:
+        CONF.clear_override('helper_command', group=group)
+        gc.collect()  # a file that oslo.privsep leaves open would be another test's fault
