@@ -22,6 +22,20 @@ GENERATE = {
 }
 
 
+def test_systemd_can_read_the_unit(tmp_path):
+    """It tells of what it does not know, and ignores it."""
+    installed = str(pathlib.Path(sys.executable).parent / 'zun-agent')
+    unit = tmp_path / 'zun-agent.service'
+    unit.write_text(
+        (ETC / 'systemd' / unit.name).read_text().replace('/usr/bin/zun-agent', installed)
+    )
+    assert installed in unit.read_text()
+    done = subprocess.run(
+        ['systemd-analyze', 'verify', '--man=no', unit], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, '')
+
+
 @pytest.mark.parametrize('name', GENERATE)
 def test_the_sample_is_current(name, tmp_path):
     command, *arguments = GENERATE[name]

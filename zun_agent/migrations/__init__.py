@@ -9,9 +9,9 @@ from alembic import command
 from alembic.config import Config
 
 
-def upgrade(connection: sa.Connection) -> None:
-    """Bring the schema behind `connection` up to date, in its transaction."""
+def upgrade(connection: sa.Connection, revision: str = 'head') -> None:
+    """Bring the schema behind `connection` up to a revision, in its transaction."""
     configuration = Config()
     configuration.set_main_option('script_location', str(pathlib.Path(__file__).parent))
     configuration.attributes['connection'] = connection
-    command.upgrade(configuration, 'head')
+    command.upgrade(configuration, revision)

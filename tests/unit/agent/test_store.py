@@ -14,7 +14,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import exc
 
 from tests.unit.agent.stored import action, container
-from zun_agent import database, errors, models
+from zun_agent import database, errors, migrations, models
 from zun_agent.models import Container, Desired, Status
 from zun_agent.store import Store
 
@@ -28,6 +28,24 @@ def test_the_migrations_make_what_the_models_say(store, url):
         differences = compare_metadata(context, models.Base.metadata)
     engine.dispose()
     assert differences == []
+
+
+@pytest.mark.parametrize('revision', ['0001', '0002'])
+def test_records_outlive_an_upgrade(url, revision):
+    kept = Store(url)
+    one = {'uuid': str(uuid.uuid4()), 'name': 'web', 'project_id': 'p1', 'user_id': 'u1'}
+    with kept._database.migration() as connection:
+        migrations.upgrade(connection, revision)
+        # of the columns that are new since, none has a value
+        connection.execute(
+            sa.insert(Container.__table__).values(**one, image='nginx', labels={'a': 'b'})
+        )
+    kept.migrate()
+    found = kept.container(one['uuid'])
+    assert (found.name, found.labels, found.status) == ('web', {'a': 'b'}, Status.CREATING)
+    again = kept.request(one['uuid'], action=action('stop'), desired=Desired.STOPPED)
+    assert again.generation == found.generation + 1
+    kept.close()
 
 
 def test_agents_that_start_together_migrate_one_after_the_other(url):
