@@ -171,6 +171,14 @@ DATABASE_OPTS = [
         help='SQLAlchemy URL of the store. A SQLite file below state_path when it is not set; '
         'with more than one host, a MariaDB or PostgreSQL that all agents share.',
     ),
+    cfg.IntOpt(
+        'keep_actions',
+        default=30,
+        min=1,
+        help='Days for which the actions on a container are kept once it has gone. Where Docker '
+        'still has it, on a host that was away, an agent knows by them that it was deleted; after '
+        'that time it leaves such a container alone.',
+    ),
 ]
 
 NOVA_OPTS = [

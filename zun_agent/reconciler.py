@@ -7,6 +7,7 @@ brought one step further by `converge`, and looked at again, until nothing is le
 
 from __future__ import annotations
 
+import datetime
 import os
 import threading
 import time
@@ -27,7 +28,7 @@ from zun_agent.images.fetching import Fetcher
 from zun_agent.journal import Journal
 from zun_agent.locks import SandboxLocks
 from zun_agent.making import Maker
-from zun_agent.models import Container
+from zun_agent.models import Container, now
 from zun_agent.runtime import Runtime
 from zun_agent.sandboxes import Sandboxes
 from zun_agent.store import Store
@@ -48,6 +49,9 @@ SANDBOX_WORKERS = 4
 
 SETTLE = 2.0
 """Seconds between two looks after the requests that died with the agent before this one."""
+
+FORGET = 24 * 3600.0
+"""Seconds between two looks for what is too old to be kept."""
 
 GRACE = 5.0
 """Seconds that steps in hand are given when the agent stops."""
@@ -109,6 +113,7 @@ class Reconciler:
                 ('report', conf.reconciler.report_interval, self._report, None),
                 ('settle', SETTLE, self._earlier.settle, None),
                 ('sweep', max(conf.sandbox.intent_timeout / 4, 10), self._sweep, None),
+                ('forget', FORGET, self._forget, None),
             )
         ]
 
@@ -242,6 +247,10 @@ class Reconciler:
 
     def _sweep(self) -> None:
         intents.sweep(self._store, self._sandboxes, self._conf.sandbox.intent_timeout)
+
+    def _forget(self) -> None:
+        kept = datetime.timedelta(days=self._conf.database.keep_actions)
+        self._store.forget_actions(now() - kept)
 
     def _every(
         self,

@@ -26,6 +26,9 @@ WANTED_FIELDS = frozenset(
 )
 """Fields of a container that say what the user wants: `Store.observe` never sets them."""
 
+_AT_ONCE = 1000
+"""Rows that one transaction deletes at most, so that requests do not wait for it."""
+
 
 class Store(Registry):
     """All that the agents remember."""
@@ -240,6 +243,23 @@ class Store(Registry):
             records.end_actions(session, uuid, None, None)
 
         self._database.write(work)
+
+    def forget_actions(self, before: datetime.datetime) -> None:
+        """Delete the actions on containers that have gone, as far as they are from before then."""
+        gone = (
+            sa.select(Action.id)
+            .where(Action.start_time < before)
+            .where(~sa.exists().where(Container.uuid == Action.container_uuid))
+            .limit(_AT_ONCE)
+        )
+
+        def work(session: Session) -> int:
+            found = session.scalars(gone).all()
+            session.execute(sa.delete(Action).where(Action.id.in_(found)))
+            return len(found)
+
+        while self._database.write(work) == _AT_ONCE:
+            pass
 
     def pass_on_sandbox(self, uuid: str) -> bool:
         """Let another container have the sandbox that goes with this one, if one lives there.

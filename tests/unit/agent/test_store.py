@@ -241,6 +241,21 @@ def test_the_record_ends_and_its_actions_stay(store):
     assert store.action(made.uuid, 'req-2') is None
 
 
+def test_actions_on_what_has_gone_are_forgotten_after_a_while(store, monkeypatch):
+    monkeypatch.setattr('zun_agent.store._AT_ONCE', 2)
+    gone, there = container(), container()
+    for made in (gone, there):
+        store.add_container(made, action())
+        for number in range(3):
+            store.request(made.uuid, action=action('kill', f'req-{number}'), act={'op': 'kill'})
+    store.remove_container(gone.uuid)
+    store.forget_actions(models.now() - datetime.timedelta(days=1))
+    assert len(store.actions(gone.uuid)) == 4
+    store.forget_actions(models.now() + datetime.timedelta(seconds=1))
+    assert store.actions(gone.uuid) == []
+    assert len(store.actions(there.uuid)) == 4
+
+
 def test_what_a_host_has_and_has_to_do(store):
     done, waiting = container(host='h1'), container(host='h1')
     store.add_container(done)
