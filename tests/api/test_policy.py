@@ -10,7 +10,83 @@ import pytest
 
 from tests.api.conftest import Api, title
 from tests.api.fakes import FakeManager
+from zun_agent.api import policies
 from zun_agent.models import Status
+
+ADMINISTRATORS = {
+    'container:action:events',
+    'container:create:image_pull_policy',
+    'container:create:requested_destination',
+    'container:create:runtime',
+    'container:delete_all_projects',
+    'container:delete_force',
+    'container:get_all:host',
+    'container:get_all_all_projects',
+    'container:get_one:host',
+    'container:get_one:image_pull_policy',
+    'container:get_one:privileged',
+    'container:get_one:runtime',
+    'container:get_one_all_projects',
+    'host:get',
+    'host:get_all',
+    'network:delete',
+    'zun-service:delete',
+    'zun-service:disable',
+    'zun-service:enable',
+    'zun-service:force_down',
+    'zun-service:get_all',
+}
+OWNERS = {
+    'availability_zones:get_all',
+    'container:actions',
+    'container:add_security_group',
+    'container:attach',
+    'container:commit',
+    'container:create',
+    'container:delete',
+    'container:execute',
+    'container:execute_resize',
+    'container:get_all',
+    'container:get_archive',
+    'container:get_one',
+    'container:kill',
+    'container:logs',
+    'container:network_attach',
+    'container:network_detach',
+    'container:network_list',
+    'container:pause',
+    'container:put_archive',
+    'container:reboot',
+    'container:rebuild',
+    'container:remove_security_group',
+    'container:rename',
+    'container:resize',
+    'container:resize_container',
+    'container:start',
+    'container:stats',
+    'container:stop',
+    'container:top',
+    'container:unpause',
+    'container:update',
+}
+
+
+def test_rules_and_defaults_are_zuns() -> None:
+    """As an operator of Zun knows them; see its ``zun/common/policies``."""
+    defaults = {rule.name: rule.check_str for rule in policies.list_rules()}
+    shared = {
+        'context_is_admin': 'role:admin',
+        'admin_or_owner': 'is_admin:True or project_id:%(project_id)s',
+        'admin_api': 'rule:context_is_admin',
+        'deny_everybody': '!',
+    }
+    assert {name: defaults.pop(name) for name in shared} == shared
+    assert defaults.pop('container:create:privileged') == 'rule:deny_everybody'
+    assert {
+        name for name, said in defaults.items() if said in ('rule:context_is_admin', 'role:admin')
+    } == ADMINISTRATORS
+    assert {name for name, said in defaults.items() if said == shared['admin_or_owner']} == OWNERS
+    assert defaults.keys() == ADMINISTRATORS | OWNERS
 
 
 def test_another_projects_containers_do_not_exist(api: Api, manager: FakeManager) -> None:

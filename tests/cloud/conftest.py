@@ -12,6 +12,7 @@ else uses the cloud, set ``ZUN_TEST_SHARED``: then nothing else than what bears 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -173,11 +174,25 @@ def module_leaves_nothing(
 
 
 @pytest.fixture(autouse=True)
-def leaves_nothing(module_leaves_nothing: None, ours_only: bool) -> Iterator[None]:
-    """Compare before and after a test."""
+def leaves_nothing(
+    request: pytest.FixtureRequest,
+    log_positions: None,
+    module_leaves_nothing: None,
+    ours_only: bool,
+) -> Iterator[None]:
+    """Compare before and after a test, whose deletions leave nothing to the search for orphans.
+
+    That runs every few seconds here, and would hide what a deletion leaves.
+    """
     before = host.look()
     yield
     _assert_clean(before, ours_only=ours_only)
+    if not request.node.get_closest_marker('alone'):
+        conf = settings.load()
+        for service, since in request.node.stash[_LOG_SIZES].items():
+            orphans = re.findall('Sandbox (.*) is an orphan', host.since(conf.log(service), since))
+            ours = [one for one in orphans if host.ids(one) & cloud.MADE]
+            assert not ours, f'{service} removed what the deletion of {ours} left'
 
 
 @pytest.fixture(scope='session')

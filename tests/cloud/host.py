@@ -341,6 +341,13 @@ def left_behind(before: dict[str, set[str]]) -> dict[str, list[str]]:
     }
 
 
+def since(path: pathlib.Path, position: int) -> str:
+    """Return what a log has after so many bytes."""
+    with path.open('rb') as stream:
+        stream.seek(position)
+        return stream.read().decode(errors='replace')
+
+
 def tail(path: pathlib.Path, lines: int = 15, since: int = 0) -> str:
     """Return the last lines of a log, of those after the first `since` bytes."""
     if not path.exists():

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from tests.cloud import faults, host, hosts, settings
+from tests.cloud import faults, host, hosts, leftovers, settings
 from tests.cloud.cloud import User, Workspace, gateway, shown_addresses, workspace
 
 
@@ -72,6 +72,50 @@ def test_what_makes_sandboxes_and_containers_is_no_root() -> None:
             assert '0' not in {*told['Uid'].split(), *told['Gid'].split(), *told['Groups'].split()}
             held = {name: told[f'Cap{name}'].strip() for name in ('Inh', 'Prm', 'Eff', 'Amb')}
             assert set(held.values()) == {'0' * 16}, f'{service}{suffix} holds {held}'
+
+
+def test_the_agent_can_get_no_privilege_back() -> None:
+    """As with its systemd unit; nova-compute needs sudo."""
+    path = f'/proc/{faults.main_process("zun-agent")}/status'
+    told = dict(line.split(':', 1) for line in pathlib.Path(path).read_text().splitlines())
+    assert (told['CapBnd'].strip(), told['NoNewPrivs'].strip()) == ('0' * 16, '1')
+
+
+def test_all_listens_on_loopback() -> None:
+    """Those of a second host listen on a link of its own, in a network namespace."""
+    conf = settings.load()
+    ours = {f'pid={pid},' for pid in leftovers.cloud_processes(conf)}
+    ports = {value for name, value in conf.values.items() if name.endswith('_PORT')}
+    found = {}
+    for line in host.command('ss', '-Hltnp').splitlines():
+        address, _, port = line.split()[3].rpartition(':')
+        if port in ports or any(pid in line for pid in ours):
+            found[port] = address
+    assert {conf['AGENT_PORT'], conf['DB_PORT'], conf['REGISTRY_PORT']} < found.keys()
+    assert set(found.values()) <= {'127.0.0.1', '[::1]'}, found
+
+
+@pytest.mark.alone
+def test_an_engine_that_runs_already_is_left_alone() -> None:
+    """It is ours, of which every trace is taken away meanwhile."""
+    conf, engine = settings.load(), ('dockerd', 'containerd')
+    before = {name: faults.main_process(name) for name in engine}
+    traces = [conf.pid_file(name) for name in engine]
+    traces.append(pathlib.Path(conf['STATE'], 'started.docker'))
+    hidden = [path.rename(path.with_suffix('.hidden')) for path in traces if path.exists()]
+    try:
+        assert len(hidden) == len(traces)
+        settings.allinone('up', '--no-demo')
+        shown = status()
+        assert {shown[name]['STATE'] for name in engine} == {'as-found'}
+        with pytest.raises(AssertionError, match='ran before allinone'):
+            settings.allinone('restart', 'dockerd')
+        assert not any(path.exists() for path in traces)
+    finally:
+        for path, trace in zip(hidden, traces, strict=False):
+            path.rename(trace)
+    assert {name: faults.main_process(name) for name in engine} == before
+    assert host.engine().ping()
 
 
 @pytest.mark.alone

@@ -49,10 +49,14 @@ class User:
         self.zun = self.at('1.40')
         self.containers = self.zun.containers
 
-    def at(self, version: str) -> typing.Any:
-        """Return a zunclient of that microversion."""
+    def at(self, version: str, url: str | None = None) -> typing.Any:
+        """Return a zunclient of that microversion.
+
+        :param url: of an API that is not the one in the catalogue
+        """
         return zun_client.Client(
             session=self.sdk.session,
+            endpoint_override=url,
             region_name=settings.load()['REGION'],
             api_version=api_versions.APIVersion(version),
         )

@@ -48,9 +48,12 @@ alone() {
     exec setsid "$@"
 }
 
-# as_user USER: sets AS to the words that drop root for good and keep the process's pid.
+# as_user USER: sets AS to the words that drop root for good and keep the process's pid. nova gets at
+# root again by sudo; zun does not, as by etc/systemd/zun-agent.service.
 as_user() {
-    AS=(setpriv --reuid="$1" --regid="$1" --init-groups
+    local never=()
+    [ "$1" != zun ] || never=(--bounding-set=-all --no-new-privs)
+    AS=(setpriv --reuid="$1" --regid="$1" --init-groups "${never[@]}"
         env HOME="$ALLINONE_DIR/home/$1" USER="$1" LOGNAME="$1")
 }
 

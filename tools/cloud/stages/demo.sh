@@ -19,6 +19,19 @@ show_brief() {
         printf "    %-8s %s\n", $2, $3}' <<<"$output"
 }
 
+# show_log NAME TEXT: a container's log, as soon as it has the text; a failure when it never has.
+show_log() {
+    local output i
+    for ((i = 0; i < DEMO_PATIENCE; i++)); do
+        output=$(zun logs "$1") || fail "$LOG/zun-agent.log" "zun logs $1: $output"
+        [[ $output != *"$2"* ]] || break
+        sleep 0.3
+    done
+    prompt zun logs "$1"
+    echo "$output"
+    [[ $output == *"$2"* ]] || fail "$LOG/zun-agent.log" "the log of $1 lacks: $2"
+}
+
 prompt() {
     local word
     printf '\n$'
@@ -56,7 +69,7 @@ demo_sandbox() {
             sh -c 'echo "hello from $(hostname)"; exec sleep 1000000'
     fi
     container_is Running "$DEMO_CONTAINER"
-    show zun logs "$DEMO_CONTAINER"
+    show_log "$DEMO_CONTAINER" "hello from $DEMO_SERVER"
 }
 
 # demo_listing GATEWAY: a container in a sandbox of its own, which goes with it.
@@ -67,7 +80,7 @@ demo_listing() {
     show zun list
     container_is Stopped pingtest
     show zun list
-    show zun logs pingtest
+    show_log pingtest "bytes from $1"
     show zun delete pingtest
 }
 
