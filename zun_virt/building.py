@@ -16,6 +16,7 @@ from oslo_log import log as logging
 
 from zun_virt import (
     cgroup,
+    config_drive,
     copies,
     cores,
     host,
@@ -55,6 +56,7 @@ class Building(Storage):
         network_info: Any,
         block_device_info: Any,
         *,
+        injected: config_drive.Injected = config_drive.NOTHING,
         power_on: bool = True,
         running: tuple[str, ...] = (),
     ) -> None:
@@ -63,6 +65,7 @@ class Building(Storage):
         All that needs no network comes first: nova allocates the ports meanwhile, and
         looking at `network_info` waits for them.
 
+        :param injected: what its config drive, where it has one, gets from the request
         :param running: ids of the containers that are to run in it when it does
         """
         steps = Steps()
@@ -77,12 +80,16 @@ class Building(Storage):
                 volumes = self._mount_all(context, instance, block_device_info)
                 record = record.replace(volumes=volumes)
                 steps.done('volumes')
+            drive = config_drive.prepare(self._sandboxes.store, instance)
             made = self._sandboxes.make(
                 record, limits, image=chosen, name=instance.name, start=power_on
             )
             steps.done('sandbox')
             plugged.extend(network_info or ())
             steps.done('allocation')
+            if drive:
+                config_drive.write(drive, instance, network_info, injected)
+                steps.done('config drive')
             self._connector.connect(instance, plugged, made, steps, fresh=True)
             undo.pop_all()
         LOG.debug('Spawned in %s', steps, instance=instance)

@@ -16,6 +16,7 @@ from zun_virt import (
     cgroup,
     checks,
     conf,
+    config_drive,
     copies,
     engine,
     freezing,
@@ -135,7 +136,13 @@ class ZunDriver(
     ) -> None:
         """Make a sandbox, and start it unless told otherwise."""
         self._build(
-            context, instance, image_meta, network_info, block_device_info, power_on=power_on
+            context,
+            instance,
+            image_meta,
+            network_info,
+            block_device_info,
+            injected=config_drive.Injected(injected_files, admin_password),
+            power_on=power_on,
         )
 
     @in_novas_words

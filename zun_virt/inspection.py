@@ -130,7 +130,8 @@ class Inspection:
     def get_instance_diagnostics(self, instance: Any) -> Any:
         """Return what the sandbox uses."""
         state = power_state.STATE_MAP[self._power_state(instance.uuid)]
-        return report.diagnostics(*self._used(instance), state)
+        drive = bool(instance.config_drive)
+        return report.diagnostics(*self._used(instance), state, config_drive=drive)
 
     def _found(self, instance: Any) -> host.Container:
         container = self._host.pause_container(instance.uuid)

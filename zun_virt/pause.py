@@ -74,10 +74,7 @@ def request(
             'SecurityOpt': ['no-new-privileges'],
             'ReadonlyRootfs': True,
             'LogConfig': {'Type': 'json-file', 'Config': {'max-size': '1m', 'max-file': '1'}},
-            'Binds': [
-                f'{store.directory(record.instance_id)}/{source}:{target}:ro'
-                for source, target in sandbox.FILE_TARGETS.items()
-            ],
+            'Binds': _binds(store, record.instance_id),
             'Mounts': [_volumes(store.volumes(record.instance_id))],
         },
     }
@@ -91,6 +88,14 @@ def _labels(record: sandbox.Sandbox, name: str) -> dict[str, str]:
         sandbox.LABEL_HOST: record.host,
         sandbox.LABEL_NAME: name,
     }
+
+
+def _binds(store: sandbox.SandboxStore, instance_id: str) -> list[str]:
+    directory, drive = store.directory(instance_id), store.config_drive(instance_id)
+    sources = {directory / source: target for source, target in sandbox.FILE_TARGETS.items()}
+    if drive.is_dir():
+        sources[drive] = sandbox.CONFIG_DRIVE_TARGET
+    return [f'{source}:{target}:ro' for source, target in sources.items()]
 
 
 def _volumes(directory: pathlib.Path) -> dict[str, typing.Any]:

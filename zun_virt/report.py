@@ -66,6 +66,8 @@ def diagnostics(
     usage: Mapping[str, int],
     traffic: Mapping[str, Mapping[str, int]],
     state: str,
+    *,
+    config_drive: bool,
 ) -> typing.Any:
     """Return nova's description of what a sandbox uses.
 
@@ -73,6 +75,7 @@ def diagnostics(
     :param usage: of its cgroup
     :param traffic: of its interfaces, by MAC address
     :param state: nova's word for its power state
+    :param config_drive: whether it has one
     """
     found = objects.diagnostics.Diagnostics(
         state=state,
@@ -81,7 +84,7 @@ def diagnostics(
         hypervisor='docker',
         hypervisor_os='linux',
         uptime=_seconds_since(made.record.pause.started_at) if made and made.record.pause else None,
-        config_drive=False,
+        config_drive=config_drive,
     )
     limits = made.record.limits if made else None
     found.memory_details = objects.diagnostics.MemoryDiagnostics(

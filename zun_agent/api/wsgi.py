@@ -37,9 +37,5 @@ def front_end() -> WSGIApplication:
     return app.build(options, manager, reconciles=False)
 
 
-def __getattr__(name: str) -> typing.Any:
-    """Make `application` when a server asks for it, not when a tool imports the module."""
-    if name != 'application':
-        raise AttributeError(name)
-    globals()['application'] = application = front_end()
-    return application
+# Servers look for it in the module as it is, not by asking for an attribute.
+application = front_end()

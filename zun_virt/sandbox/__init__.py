@@ -100,6 +100,9 @@ They are bound into the pause container; ``--volumes-from`` brings them to the o
 """
 
 
+CONFIG_DRIVE_TARGET = '/config-drive'
+"""Where the config drive of a sandbox that has one is in each of its containers."""
+
 VOLUMES_TARGET = '/volumes'
 """Where the volumes of a sandbox are in each of its containers, each below its own id.
 
@@ -173,6 +176,10 @@ class SandboxStore:
         It is not in the sandbox's own, which is removed with all that is in it.
         """
         return self.volumes_root / str(uuid.UUID(instance_id))
+
+    def config_drive(self, instance_id: str) -> pathlib.Path:
+        """Return the directory of one sandbox's config drive; most sandboxes have none."""
+        return self.directory(instance_id) / 'config-drive'
 
     def create(self, instance_id: str) -> pathlib.Path:
         """Create the sandbox's directories if need be, and return its own."""

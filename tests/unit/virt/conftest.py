@@ -51,6 +51,8 @@ def make_instance(**changes):
         'task_state': None,
         'migration_context': None,
         'numa_topology': None,
+        'config_drive': '',
+        'launched_at': None,
     }
     instance = objects.Instance(flavor=objects.Flavor(**flavor), **(fields | changes))
     instance.info_cache = objects.InstanceInfoCache(network_info=model.NetworkInfo([]))
