@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
 import time
 import typing
@@ -205,8 +204,13 @@ def test_refused_operation_leaves_the_server_as_it_was(
     space: Workspace, sandbox: str, lived_in: str, operation: str
 ) -> None:
     ports = {port.id for port in space.user.network.ports(device_id=sandbox)}
-    with contextlib.suppress(openstack.exceptions.HttpException):
+    compute = space.user.compute
+    before = {action.request_id for action in compute.server_actions(sandbox)}
+    refused = False
+    try:
         REFUSED[operation](space, sandbox)
+    except openstack.exceptions.HttpException:
+        refused = True
     wait_until(
         'Nova has done with it',
         lambda: not space.user.compute.get_server(sandbox).task_state,
@@ -215,6 +219,8 @@ def test_refused_operation_leaves_the_server_as_it_was(
     time.sleep(1)
     server = space.user.compute.get_server(sandbox)
     assert (server.status, server.task_state) == ('ACTIVE', None)
+    told = [one for one in compute.server_actions(sandbox) if one.request_id not in before]
+    assert refused or [one.message for one in told] == ['Error']
     assert {port.id for port in space.user.network.ports(device_id=sandbox)} == ports
     assert host.container(lived_in).status == 'running'
     assert _began(space.user, lived_in) == 1
