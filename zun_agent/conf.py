@@ -175,6 +175,7 @@ DATABASE_OPTS = [
         'keep_actions',
         default=30,
         min=1,
+        max=36500,
         help='Days for which the actions on a container are kept once it has gone. Where Docker '
         'still has it, on a host that was away, an agent knows by them that it was deleted; after '
         'that time it leaves such a container alone.',

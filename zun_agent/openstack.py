@@ -136,7 +136,7 @@ class OpenStack:
             endpoint_override=versioned(endpoint, _VERSIONS[service_type]),
             user_agent='zun-agent',
         )
-        return Client(service_type, http, self._timeout)
+        return Client(service_type, http, timeout=self._timeout)
 
     def _users_endpoint(self, context: typing.Any, service_type: str) -> str:
         catalog = getattr(context, 'service_catalog', None)

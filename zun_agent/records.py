@@ -35,11 +35,11 @@ _CHANGE = sa.update(_CONTAINER_TABLE).where(
     _CONTAINERS.host.is_not_distinct_from(sa.bindparam('known_host')),
 )
 
-_END_ALL_ACTIONS = sa.update(_ACTION_TABLE).where(
-    _ACTIONS.container_uuid == sa.bindparam('container'), _ACTIONS.finish_time.is_(None)
+_END_ACTIONS = sa.update(_ACTION_TABLE).where(
+    _ACTIONS.container_uuid == sa.bindparam('container'),
+    _ACTIONS.finish_time.is_(None),
+    _ACTIONS.generation <= sa.bindparam('last'),
 )
-
-_END_ACTIONS = _END_ALL_ACTIONS.where(_ACTIONS.generation <= sa.bindparam('last'))
 
 
 def get(session: Session, uuid: str, *, lock: bool = False) -> Container | None:
@@ -169,22 +169,17 @@ def change(
 def end_actions(
     session: Session,
     uuid: str,
-    generation: int | None,
+    generation: int,
     message: str | None,
     only: str | None = None,
 ) -> None:
-    """End the actions up to this generation, or all of them, unless they have ended.
+    """End the actions up to this generation, unless they have ended.
 
     :param only: the name of those that end, where not all do
     """
-    values = {'container': uuid, 'finish_time': now(), 'message': message}
-    if generation is None:
-        session.connection().execute(_END_ALL_ACTIONS, values)
-    elif only is None:
-        session.connection().execute(_END_ACTIONS, values | {'last': generation})
-    else:
-        named = _END_ACTIONS.where(_ACTIONS.action == only)
-        session.connection().execute(named, values | {'last': generation})
+    which = {'container': uuid, 'last': generation}
+    ending = _END_ACTIONS if only is None else _END_ACTIONS.where(_ACTIONS.action == only)
+    session.connection().execute(ending, {**which, 'finish_time': now(), 'message': message})
 
 
 def rows(outcome: sa.Result[typing.Any]) -> int:

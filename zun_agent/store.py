@@ -220,7 +220,7 @@ class Store(Registry):
                 done = done_generation is not None
                 changed = records.change(session, known, facts, done=done)
                 if changed is not None:
-                    if done:
+                    if done_generation is not None:
                         records.end_actions(session, uuid, done_generation, message)
                     return changed
             container = records.get(session, uuid, lock=True)
@@ -236,19 +236,20 @@ class Store(Registry):
         return self._database.write(work)
 
     def remove_container(self, uuid: str) -> None:
-        """End a container's record; its actions are kept. One that is gone is fine."""
+        """End a container's record; its actions are kept, and end now. One that is gone is fine."""
+        actions = sa.update(Action).where(Action.container_uuid == uuid)
 
         def work(session: Session) -> None:
             session.execute(sa.delete(Container).where(Container.uuid == uuid))
-            records.end_actions(session, uuid, None, None)
+            session.execute(actions.values(finish_time=now()))
 
         self._database.write(work)
 
     def forget_actions(self, before: datetime.datetime) -> None:
-        """Delete the actions on containers that have gone, as far as they are from before then."""
+        """Delete the actions on containers that had gone by then; see `remove_container`."""
         gone = (
             sa.select(Action.id)
-            .where(Action.start_time < before)
+            .where(Action.finish_time < before)
             .where(~sa.exists().where(Container.uuid == Action.container_uuid))
             .limit(_AT_ONCE)
         )

@@ -80,7 +80,7 @@ class Building(Storage):
                 volumes = self._mount_all(context, instance, block_device_info)
                 record = record.replace(volumes=volumes)
                 steps.done('volumes')
-            drive = config_drive.prepare(self._sandboxes.store, instance)
+            drive = config_drive.prepare(self._sandboxes.store, instance, anew=True)
             made = self._sandboxes.make(
                 record, limits, image=chosen, name=instance.name, start=power_on
             )
@@ -127,10 +127,13 @@ class Building(Storage):
                 record = record.replace(volumes=volumes)
                 if held is not None:
                     record = record.replace(held=held)
+                drive = config_drive.prepare(self._sandboxes.store, instance)
                 made = self._sandboxes.start(record, limits)
                 if made is None:
                     made = self._remake(context, instance, record, limits)
                 steps.done('sandbox')
+                if drive:
+                    config_drive.write(drive, instance, vifs)
             # nova starts again by itself, before it listens, what was cut off at its last end.
             awaited = self._nova_listens()
             self._connector.connect(instance, vifs, made, steps, fresh=fresh, awaited=awaited)

@@ -62,9 +62,9 @@ def connect(url: str, timeout: int, patience: float = 0) -> typing.Any:
     :raises HostUnavailable: the engine does not answer
     """
     # One client serves all threads; its pool is a number to keep, not a limit.
-    settings = {'base_url': url, 'version': 'auto', 'timeout': timeout, 'max_pool_size': 32}
+    settings = {'base_url': url, 'version': 'auto', 'max_pool_size': 32}
     with translated(f'Connecting to {url}'):
-        return Client(patience=patience, **settings)
+        return Client(patience=patience, timeout=timeout, **settings)
 
 
 class Client(docker.APIClient):

@@ -62,7 +62,7 @@ class Orphans:
 
     def _judge(self, instance_id: str) -> None:
         fate = self._servers.fate(instance_id)
-        if not fate.over:
+        if not fate.over or not self._is_there(instance_id):
             return
         try:
             record = self._sandboxes.store.read(instance_id)
@@ -87,6 +87,11 @@ class Orphans:
                 instance_id,
                 error,
             )
+
+    def _is_there(self, instance_id: str) -> bool:
+        """Look again: whoever had the server before us may have removed it."""
+        directory = self._sandboxes.store.directory(instance_id)
+        return directory.is_dir() or bool(self._docker.containers(instance_id))
 
     def _tell(self, instance_id: str, text: str, *arguments: typing.Any) -> None:
         """Log something once, not with every pass."""

@@ -109,10 +109,12 @@ _LOG_SIZES = pytest.StashKey[dict[str, int]]()
 @pytest.fixture(autouse=True)
 def log_positions(request: pytest.FixtureRequest) -> None:
     """Remember where the logs end when a test begins."""
+    request.node.stash[_LOG_SIZES] = _log_sizes()
+
+
+def _log_sizes() -> dict[str, int]:
     paths = {service: settings.load().log(service) for service in WATCHED_LOGS}
-    request.node.stash[_LOG_SIZES] = {
-        service: path.stat().st_size for service, path in paths.items() if path.exists()
-    }
+    return {service: path.stat().st_size for service, path in paths.items() if path.exists()}
 
 
 def _assert_clean(before: dict[str, set[str]], *, ours_only: bool = False) -> None:
@@ -163,14 +165,33 @@ def second_host_in_service(
         hosts.second_in_service(admin.compute, False)
 
 
+def _assert_no_orphans(sizes: dict[str, int]) -> None:
+    """Assert that deletions left nothing to the search for orphans.
+
+    That runs every few seconds here, and would hide what they leave.
+
+    :param sizes: how much of each log is of before
+    """
+    for service, since in sizes.items():
+        text = host.since(settings.load().log(service), since)
+        orphans = re.findall('Sandbox (.*) is an orphan', text)
+        ours = [one for one in orphans if host.ids(one) & cloud.MADE]
+        assert not ours, f'{service} removed what the deletion of {ours} left'
+
+
 @pytest.fixture(autouse=True, scope='module')
 def module_leaves_nothing(
-    admin: cloud.User, second_host_in_service: None, ours_only: bool
+    request: pytest.FixtureRequest,
+    admin: cloud.User,
+    second_host_in_service: None,
+    ours_only: bool,
 ) -> Iterator[None]:
     """Compare before and after what the tests of a module share."""
-    before = host.look()
+    before, sizes = host.look(), _log_sizes()
     yield
     _assert_clean(before, ours_only=ours_only)
+    if _one_of_several(request.config):  # so that no test that is alone has been among them
+        _assert_no_orphans(sizes)
 
 
 @pytest.fixture(autouse=True)
@@ -180,19 +201,12 @@ def leaves_nothing(
     module_leaves_nothing: None,
     ours_only: bool,
 ) -> Iterator[None]:
-    """Compare before and after a test, whose deletions leave nothing to the search for orphans.
-
-    That runs every few seconds here, and would hide what a deletion leaves.
-    """
+    """Compare before and after a test, as `_assert_no_orphans` does."""
     before = host.look()
     yield
     _assert_clean(before, ours_only=ours_only)
     if not request.node.get_closest_marker('alone'):
-        conf = settings.load()
-        for service, since in request.node.stash[_LOG_SIZES].items():
-            orphans = re.findall('Sandbox (.*) is an orphan', host.since(conf.log(service), since))
-            ours = [one for one in orphans if host.ids(one) & cloud.MADE]
-            assert not ours, f'{service} removed what the deletion of {ours} left'
+        _assert_no_orphans(request.node.stash[_LOG_SIZES])
 
 
 @pytest.fixture(scope='session')

@@ -319,6 +319,7 @@ def look() -> dict[str, set[str]]:
         'mounts': mounts(),
         'loop devices': loop_devices(),
         'places of volumes': _below(state_path / 'volumes'),
+        'config drives': _below(state_path / 'config-drives'),
         'sandbox directories': _below(state_path / 'sandboxes'),
         'locks': _below(state_path / 'locks'),
         # Neutron's agents remove theirs in their own time, or at their next start.

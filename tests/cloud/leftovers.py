@@ -9,6 +9,7 @@ import glob
 import json
 import pathlib
 import pwd
+import shutil
 import subprocess
 import sys
 import typing
@@ -142,6 +143,7 @@ def _inspected(ids: list[str]) -> Labels:
 
 def _stored() -> tuple[Labels, list[str], Labels]:
     """Return the same of an engine that does not run, from its files."""
+    assert DOCKER.is_dir() or not shutil.which('dockerd'), f'{DOCKER} is not what Docker uses'
     configs = {
         path.parent.name: json.loads(path.read_text())
         for path in DOCKER.glob('containers/*/config.v2.json')
@@ -185,12 +187,13 @@ def loops(conf: settings.Settings) -> list[str]:
 
 def find() -> list[str]:
     """Return everything that is still there."""
-    conf = settings.load()
-    return [
-        finding
-        for kind in (processes, listeners, devices, docker_objects, files, loops)
-        for finding in kind(conf)
-    ]
+    conf, found = settings.load(), []
+    for kind in (processes, listeners, devices, docker_objects, files, loops):
+        try:
+            found += kind(conf)
+        except subprocess.CalledProcessError as error:
+            found.append(f'{kind.__name__} cannot be looked for: {error}: {error.stderr}')
+    return found
 
 
 def main() -> int:

@@ -28,7 +28,8 @@ def served(directory: pathlib.Path) -> Iterator[str]:
         f'{conf["VENV"]}/bin/uwsgi',
     ]
     command += ['--http-socket', address, '--module', 'zun_agent.api.wsgi:application']
-    command += ['--master', '--need-app', '--lazy-apps', '--die-on-term', '--enable-threads']
+    # as uWSGI does it by default: the application is made before its workers are forked
+    command += ['--master', '--need-app', '--processes', '2', '--die-on-term', '--enable-threads']
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(log.open('wb'))
         server = subprocess.Popen(

@@ -49,10 +49,11 @@ class ConfigDriveTestCase(base.CloudTestCase):
         network = json.loads(self.read(server, 'network_data.json'))
         (address,) = self.record(server).addresses
         self.assertEqual([address.mac], [link['ethernet_mac_address'] for link in network['links']])
-        modes = {
-            path.is_dir(): path.stat().st_mode & 0o777 for path in self.drive(server).rglob('*')
-        }
-        self.assertEqual({True: 0o755, False: 0o444}, modes)
+        found = list(self.drive(server).rglob('*'))
+        modes = {(path.is_dir(), path.stat().st_mode & 0o777) for path in found}
+        self.assertEqual({(True, 0o755), (False, 0o444)}, modes)
+        self.assertEqual(0o700, self.drive(server).parent.stat().st_mode & 0o777)
+        self.assertEqual({'ec2', 'openstack'}, {path.name for path in self.drive(server).iterdir()})
         self.delete(server)
         self.assert_nothing_left()
 
@@ -61,8 +62,21 @@ class ConfigDriveTestCase(base.CloudTestCase):
         self.box.docker.remove_container(sandbox.sandbox_name(server['id']), force=True)
         self.act(server, reboot={'type': 'HARD'})
         self.wait_for(server, status='ACTIVE')
-        self.eventually(lambda: self.bound(server))
+        self.eventually(lambda: self.assertEqual([str(self.drive(server))], self.bound(server)))
         self.assertEqual(SCRIPT, self.read(server, 'user_data'))
+
+    def test_one_that_was_cut_off_is_written_when_its_server_starts(self):
+        server = self.create(config_drive=True, user_data=encoded(SCRIPT))
+        (self.drive(server) / 'openstack').rename(self.drive(server) / '.cut-off')
+        self.act(server, reboot={'type': 'HARD'})
+        self.wait_for(server, status='ACTIVE')
+        self.eventually(lambda: self.assertTrue((self.drive(server) / 'openstack').is_dir()))
+        self.assertEqual(SCRIPT, self.read(server, 'user_data'))
+        self.assertEqual({'ec2', 'openstack'}, {path.name for path in self.drive(server).iterdir()})
+        again = (self.drive(server) / 'openstack').stat().st_ino
+        self.act(server, reboot={'type': 'HARD'})
+        self.wait_for(server, status='ACTIVE')
+        self.assertEqual(again, (self.drive(server) / 'openstack').stat().st_ino)
 
     def test_a_rebuild_makes_it_anew(self):
         server = self.create(config_drive=True, user_data=encoded(SCRIPT))
@@ -96,4 +110,5 @@ class MovedConfigDriveTestCase(base.CloudTestCase):
         self.assertEqual(SCRIPT, (drive / 'openstack/latest/user_data').read_text())
         self.act(server, confirmResize=None)
         self.wait_for(server, status='ACTIVE')
-        self.eventually(lambda: not self.box.store.directory(server['id']).exists())
+        for made in (self.box.store.directory, self.box.store.config_drive):
+            self.eventually(lambda made=made: self.assertFalse(made(server['id']).exists()))

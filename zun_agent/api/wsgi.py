@@ -8,6 +8,7 @@ that has the container, to which it hands on what cannot wait. Its configuration
 from __future__ import annotations
 
 import os
+import threading
 import typing
 
 from zun_agent import cmd, conf, images
@@ -24,11 +25,14 @@ if typing.TYPE_CHECKING:
 
 
 def front_end() -> WSGIApplication:
-    """Return the API on the configured store, which is brought up to date."""
+    """Return the API on the configured store, which is waited for and brought up to date.
+
+    No connection to it is open afterwards, for two processes could have it that the server forks.
+    """
     named = os.environ.get('ZUN_AGENT_CONFIG_FILE')
     options = cmd.configure(['--config-file', named] if named else [])
+    cmd.open_store(conf.connection(options), threading.Event())
     store = Store(conf.connection(options))
-    store.migrate()
     cloud = OpenStack(options)
     sandboxes = Sandboxes(options, SandboxStore(options.state_path), cloud)
     # Of the runtime only the container's own host makes use.

@@ -158,6 +158,7 @@ class SandboxStore:
         """Use `state_path`, which `prepare` creates."""
         self.root = pathlib.Path(state_path) / 'sandboxes'
         self.volumes_root = pathlib.Path(state_path) / 'volumes'
+        self.config_drives_root = pathlib.Path(state_path) / 'config-drives'
         self._locks = pathlib.Path(state_path) / 'locks'
         self._held = threading.local()
 
@@ -178,8 +179,11 @@ class SandboxStore:
         return self.volumes_root / str(uuid.UUID(instance_id))
 
     def config_drive(self, instance_id: str) -> pathlib.Path:
-        """Return the directory of one sandbox's config drive; most sandboxes have none."""
-        return self.directory(instance_id) / 'config-drive'
+        """Return the directory of one sandbox's config drive; most sandboxes have none.
+
+        It holds passwords, and is in one that is the driver's alone.
+        """
+        return self.config_drives_root / str(uuid.UUID(instance_id))
 
     def create(self, instance_id: str) -> pathlib.Path:
         """Create the sandbox's directories if need be, and return its own."""
@@ -255,6 +259,8 @@ class SandboxStore:
 
         :raises OSError: a volume is still mounted there
         """
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.config_drive(instance_id))
         volumes = self.volumes(instance_id)
         with contextlib.suppress(FileNotFoundError):
             # Never with what is in it: that would be a tenant's data.

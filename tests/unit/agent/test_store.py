@@ -245,12 +245,14 @@ def test_actions_on_what_has_gone_are_forgotten_after_a_while(store, monkeypatch
     monkeypatch.setattr('zun_agent.store._AT_ONCE', 2)
     gone, there = container(), container()
     for made in (gone, there):
-        store.add_container(made, action())
+        old = action()
+        old.start_time = old.finish_time = models.now() - datetime.timedelta(days=60)
+        store.add_container(made, old)
         for number in range(3):
             store.request(made.uuid, action=action('kill', f'req-{number}'), act={'op': 'kill'})
     store.remove_container(gone.uuid)
-    store.forget_actions(models.now() - datetime.timedelta(days=1))
-    assert len(store.actions(gone.uuid)) == 4
+    store.forget_actions(models.now() - datetime.timedelta(days=30))
+    assert len(store.actions(gone.uuid)) == len(store.actions(there.uuid)) == 4
     store.forget_actions(models.now() + datetime.timedelta(seconds=1))
     assert store.actions(gone.uuid) == []
     assert len(store.actions(there.uuid)) == 4

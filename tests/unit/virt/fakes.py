@@ -271,6 +271,7 @@ class FakeMachine:
             'devices': list(self.kernel.devices),
             'ports': list(self.switch.ports),
             'directories': list(self.store.ids()),
+            'config drives': list(self.store.config_drives_root.glob('*')),
             'places of volumes': list(self.store.volumes_root.glob('*')),
             'locks': [path.name for path in self.root.glob('state/locks/*')],
             'downloads': [path.name for path in self.root.glob('state/zun-image-*')],

@@ -109,13 +109,14 @@ destroy_containers() {
     # a paused one could hold up the others
     # shellcheck disable=SC2086
     [ -z "$ids" ] || { docker unpause $ids; docker rm -f -v $ids; } >>"$LOG/destroy.log" 2>&1
+    # Names that the driver and the agent gave, of images from wherever: others keep theirs.
+    docker images --format '{{.Repository}}:{{.Tag}}' |
+        grep -E '^(zun-(sandbox|snapshot)-image:|zun\.invalid/)' |
+        xargs -r docker rmi >>"$LOG/destroy.log" 2>&1
     # A name is left alone that the label does not show to be of this cloud's making.
     ids=$(docker images -q --filter "label=$OUR_LABEL" | sort -u)
-    # what the driver and the agent loaded from Glance or made of it, whoever built it
-    ids+=" $(docker images --format '{{.Repository}} {{.ID}}' |
-        awk '$1 ~ /^(zun-(sandbox|snapshot)-image$|zun[.]invalid\/)/ {print $2}')"
     # shellcheck disable=SC2086
-    [ -z "${ids//[[:space:]]/}" ] || docker rmi -f $ids >>"$LOG/destroy.log" 2>&1
+    [ -z "$ids" ] || docker rmi -f $ids >>"$LOG/destroy.log" 2>&1
 }
 
 # What Neutron's agents made for their networks: namespaces, and dnsmasq and haproxy in them,
