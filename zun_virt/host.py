@@ -27,7 +27,7 @@ from zun_virt.engine import translated as translated
 
 LOG = logging.getLogger(__name__)
 
-MINIMUM_API_VERSION = (1, 40)
+MINIMUM_API_VERSION = (1, 41)  # Docker 20.10's
 
 _NOT_FROZEN = ('is not paused', 'container not paused')
 """Docker's words for it, and those of its runtime."""

@@ -37,3 +37,9 @@ def test_stages_tell_their_times_and_the_end_of_the_log_of_one_that_fails(tmp_pa
         *(f'| {number}' for number in range(7, 21)),
         '| no room left',
     ]
+
+
+def test_a_commit_is_looked_at_by_the_same_ruff():
+    pinned = re.findall('^ruff==.*', (TOOLS / 'cloud/requirements.txt').read_text(), re.M)
+    hooks = (TOOLS.parent / '.pre-commit-config.yaml').read_text()
+    assert set(re.findall('ruff==[0-9.]+', hooks)) == set(pinned)

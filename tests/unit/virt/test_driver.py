@@ -80,7 +80,7 @@ def test_refusals_leave_the_server_as_it_was(zun):
 
 
 def test_init_host_refuses_what_cannot_work(machine, virtapi):
-    machine.docker.api_version = '1.24'
+    machine.docker.api_version = '1.40'  # 19.03
     CONF.set_override('state_path', str(machine.root), group='zun_virt')
     with pytest.raises(exception.InvalidConfiguration):
         driver.ZunDriver(virtapi).init_host('host1')
