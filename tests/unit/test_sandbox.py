@@ -140,6 +140,18 @@ def test_the_group_may_write_whatever_the_umask(tmp_path):
         os.umask(before)
 
 
+@pytest.mark.parametrize('there', [True, False])
+def test_nobody_else_gets_at_what_tenants_have(tmp_path, there):
+    store = sandbox.SandboxStore(tmp_path)
+    if there:  # as an earlier version made it
+        store.volumes_root.mkdir(mode=0o775)
+    store.prepare()
+    for directory in (store.root, store.volumes_root, tmp_path / 'locks'):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o2770
+    store.create(INSTANCE)
+    assert stat.S_IMODE(store.volumes(INSTANCE).stat().st_mode) == 0o2775  # containers' users do
+
+
 def test_only_uuids_are_sandboxes(store):
     store.create(INSTANCE)
     (store.root / 'lost+found').mkdir()

@@ -163,9 +163,15 @@ class SandboxStore:
         self._held = threading.local()
 
     def prepare(self) -> None:
-        """Create the directories that are not there yet."""
+        """Create the directories that are not there yet.
+
+        No one else gets through them, to what tenants have on their volumes; below them a
+        directory that containers see has to let in any of their users.
+        """
         for directory in (self.root, self.volumes_root, self._locks):
             _make_directory(directory)
+            if directory.stat().st_uid == os.geteuid():
+                directory.chmod(0o2770)
 
     def directory(self, instance_id: str) -> pathlib.Path:
         """Return the directory of one sandbox, whether or not it exists."""
