@@ -30,6 +30,7 @@ def served(directory: pathlib.Path) -> Iterator[str]:
     command += ['--http-socket', address, '--module', 'zun_agent.api.wsgi:application']
     # as uWSGI does it by default: the application is made before its workers are forked
     command += ['--master', '--need-app', '--processes', '2', '--die-on-term', '--enable-threads']
+    command += ['--add-header', 'Connection: close']  # it closes them, and does not say so
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(log.open('wb'))
         server = subprocess.Popen(
