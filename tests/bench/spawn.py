@@ -197,6 +197,7 @@ def make_instance(number: int) -> typing.Any:
         system_metadata={},
         config_drive='',
         launched_at=None,
+        image_ref='',
         trusted_certs=None,
         numa_topology=None,
         migration_context=None,
