@@ -182,6 +182,12 @@ def end_actions(
     session.connection().execute(ending, {**which, 'finish_time': now(), 'message': message})
 
 
+def end_all_actions(session: Session, uuid: str) -> None:
+    """End the actions on a container that goes, those too that had ended: they age from now on."""
+    actions = sa.update(Action).where(Action.container_uuid == uuid)
+    session.execute(actions.values(finish_time=now()))
+
+
 def rows(outcome: sa.Result[typing.Any]) -> int:
     """Return how many rows an UPDATE or DELETE found."""
     return typing.cast(sa.CursorResult[typing.Any], outcome).rowcount

@@ -237,11 +237,10 @@ class Store(Registry):
 
     def remove_container(self, uuid: str) -> None:
         """End a container's record; its actions are kept, and end now. One that is gone is fine."""
-        actions = sa.update(Action).where(Action.container_uuid == uuid)
 
         def work(session: Session) -> None:
             session.execute(sa.delete(Container).where(Container.uuid == uuid))
-            session.execute(actions.values(finish_time=now()))
+            records.end_all_actions(session, uuid)
 
         self._database.write(work)
 
@@ -249,7 +248,7 @@ class Store(Registry):
         """Delete the actions on containers that had gone by then; see `remove_container`."""
         gone = (
             sa.select(Action.id)
-            .where(Action.finish_time < before)
+            .where(sa.func.coalesce(Action.finish_time, Action.start_time) < before)
             .where(~sa.exists().where(Container.uuid == Action.container_uuid))
             .limit(_AT_ONCE)
         )
@@ -365,7 +364,9 @@ class Store(Registry):
                     Container.intent_id == intent_id, Container.sandbox_id.is_(None)
                 )
             )
-            return records.rows(outcome) == 1
+            if ended := records.rows(outcome) == 1:
+                records.end_all_actions(session, intent_id)
+            return ended
 
         return self._database.write(work)
 

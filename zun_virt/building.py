@@ -80,15 +80,14 @@ class Building(Storage):
                 volumes = self._mount_all(context, instance, block_device_info)
                 record = record.replace(volumes=volumes)
                 steps.done('volumes')
-            drive = config_drive.prepare(self._sandboxes.store, instance, anew=True)
+            config_drive.prepare(self._sandboxes.store, instance, anew=True)
             made = self._sandboxes.make(
                 record, limits, image=chosen, name=instance.name, start=power_on
             )
             steps.done('sandbox')
             plugged.extend(network_info or ())
             steps.done('allocation')
-            if drive:
-                config_drive.write(drive, instance, network_info, injected)
+            if config_drive.complete(self._sandboxes.store, instance, network_info, injected):
                 steps.done('config drive')
             self._connector.connect(instance, plugged, made, steps, fresh=True)
             undo.pop_all()
@@ -127,13 +126,11 @@ class Building(Storage):
                 record = record.replace(volumes=volumes)
                 if held is not None:
                     record = record.replace(held=held)
-                drive = config_drive.prepare(self._sandboxes.store, instance)
                 made = self._sandboxes.start(record, limits)
                 if made is None:
                     made = self._remake(context, instance, record, limits)
                 steps.done('sandbox')
-                if drive:
-                    config_drive.write(drive, instance, vifs)
+            config_drive.complete(self._sandboxes.store, instance, vifs)  # one that was cut off
             # nova starts again by itself, before it listens, what was cut off at its last end.
             awaited = self._nova_listens()
             self._connector.connect(instance, vifs, made, steps, fresh=fresh, awaited=awaited)
@@ -147,6 +144,7 @@ class Building(Storage):
         LOG.warning('The sandbox is lost, making it anew', instance=instance)
         chosen = self._images.ensure(context, instance.image_meta, instance.trusted_certs)
         record = record.replace(incarnation=lifecycle.new_incarnation())
+        config_drive.prepare(self._sandboxes.store, instance)
         return self._sandboxes.make(record, limits, image=chosen, name=instance.name, start=True)
 
     def _stop_again(self, instance: Any, vifs: list[Any]) -> None:

@@ -12,6 +12,9 @@ import shutil
 import tempfile
 import typing
 
+from keystoneauth1 import exceptions as keystone_errors
+from neutronclient.common import exceptions as neutron_errors
+from nova import exception
 from nova.api.metadata import base as metadata
 from nova.virt import configdrive
 
@@ -35,59 +38,84 @@ class Injected(typing.NamedTuple):
 NOTHING = Injected()
 
 
-def prepare(
-    store: sandbox.SandboxStore, instance: typing.Any, *, anew: bool = False
-) -> pathlib.Path | None:
-    """Make the directory of a server that shall have a config drive.
+def prepare(store: sandbox.SandboxStore, instance: typing.Any, *, anew: bool = False) -> None:
+    """Make the directory of a server that shall have a config drive; `complete` fills it.
 
     It is bound into the sandbox's pause container, and has to be there before that.
 
-    :param anew: whether what an earlier attempt has made there goes
-    :returns: the directory if it is to be written (see `write`), else None
+    :param anew: whether what is there is of an earlier server, and goes
     """
+    if anew:
+        store.remove_config_drive(instance.uuid)
     if not configdrive.required_by(instance):
-        return None
+        return
     store.create(instance.uuid)  # by which it is found when its server is nobody's any more
-    store.config_drives_root.mkdir(mode=0o700, exist_ok=True)
-    directory = store.config_drive(instance.uuid)
-    if (directory / _LAST).is_dir() and not anew:
-        return None
-    _make_readable(directory)
-    for old in directory.iterdir():  # and not the directory, which a container may have
-        shutil.rmtree(old)
-    return directory
+    store.config_drives_root.mkdir(exist_ok=True)
+    store.config_drives_root.chmod(0o700)
+    _make_readable(store.config_drive(instance.uuid))
 
 
-def write(
-    directory: pathlib.Path,
+def complete(
+    store: sandbox.SandboxStore,
     instance: typing.Any,
     network_info: typing.Any,
     injected: Injected = NOTHING,
-) -> None:
-    """Write what Nova knows of a server into its directory; see `prepare`."""
-    drive = metadata.InstanceMetadata(
-        instance,
-        content=injected.files,
-        extra_md={'admin_pass': injected.password} if injected.password else {},
-        network_info=network_info,
-    )
-    # In there, which is bound into a container already: other file systems would not do.
+) -> bool:
+    """Write what Nova knows of a server into its directory, if it has one that is not whole.
+
+    :returns: whether it was written
+    :raises nova.exception.NovaException: Nova or Neutron do not tell it
+    """
+    directory = store.config_drive(instance.uuid)
+    if not directory.is_dir() or (directory / _LAST).is_dir():
+        return False
+    for old in directory.iterdir():  # and not the directory, which a container may have
+        shutil.rmtree(old)
+    # Within it, since what is put in its place is to be there at once.
     with tempfile.TemporaryDirectory(prefix='.', dir=directory) as made:
         root = pathlib.Path(made)
-        for name, content in drive.metadata_for_config_drive():
-            _write(root, name, content)
+        for name, content in _content(instance, network_info, injected):
+            _write(root / name, content)
+        for path in root.rglob('*'):  # or one may be empty after a power cut
+            _flush(path)
         for part in sorted(root.iterdir(), key=lambda part: part.name == _LAST):
             part.rename(directory / part.name)
+    return True
 
 
-def _write(root: pathlib.Path, name: str, content: str | bytes) -> None:
-    for parent in reversed(pathlib.PurePath(name).parents[:-1]):
-        _make_readable(root / parent)
-    with (root / name).open('wb') as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
-        stream.flush()
-        os.fsync(stream.fileno())  # or it may be empty after a power cut, and seem whole
-        os.fchmod(stream.fileno(), 0o444)  # any user in a container may read it
+def _content(
+    instance: typing.Any, network_info: typing.Any, injected: Injected
+) -> list[tuple[str, str | bytes]]:
+    try:
+        drive = metadata.InstanceMetadata(
+            instance,
+            content=injected.files,
+            extra_md={'admin_pass': injected.password} if injected.password else {},
+            network_info=network_info,
+        )
+        return list(drive.metadata_for_config_drive())
+    except (
+        keystone_errors.ClientException,
+        neutron_errors.NeutronException,
+        metadata.InvalidMetadataPath,
+    ) as error:
+        raise exception.NovaException(f'The config drive cannot be made: {error}') from error
+
+
+def _write(path: pathlib.Path, content: str | bytes) -> None:
+    made = [parent for parent in path.parents if not parent.is_dir()]
+    for parent in reversed(made):
+        _make_readable(parent)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    path.chmod(0o444)  # any user in a container may read it
+
+
+def _flush(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _make_readable(directory: pathlib.Path) -> None:

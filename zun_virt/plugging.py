@@ -12,7 +12,7 @@ from nova.compute import vm_states
 from oslo_concurrency import lockutils
 from oslo_log import log as logging
 
-from zun_virt import lifecycle, network, ports, sandbox
+from zun_virt import config_drive, lifecycle, network, ports, sandbox
 from zun_virt.connector import Connector, Names
 from zun_virt.errors import FAILURES, in_novas_words
 from zun_virt.steps import Steps
@@ -158,6 +158,7 @@ class Plugging:
         """
         made = self._sandboxes.running(instance.uuid)
         if made is not None:
+            config_drive.complete(self._sandboxes.store, instance, vifs)  # one that was cut off
             self._connector.connect(instance, vifs, made, names=names)
             return True
         record = self._sandboxes.record(instance.uuid)

@@ -149,7 +149,7 @@ def look() -> dict[str, set[str]]:
         'ports of the switch': host.switch_ports(),
         'network devices': host.links(),
     }
-    for name in ('sandboxes', 'locks'):
+    for name in ('sandboxes', 'locks', 'volumes', 'config-drives'):
         directory = host.state_path / name
         seen[name] = {str(one) for one in directory.iterdir()} if directory.is_dir() else set()
     return {f'{what} of {host.name}': there for what, there in seen.items()}

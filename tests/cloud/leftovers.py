@@ -191,8 +191,9 @@ def find() -> list[str]:
     for kind in (processes, listeners, devices, docker_objects, files, loops):
         try:
             found += kind(conf)
-        except subprocess.CalledProcessError as error:
-            found.append(f'{kind.__name__} cannot be looked for: {error}: {error.stderr}')
+        except (subprocess.SubprocessError, AssertionError, ValueError) as error:
+            said = getattr(error, 'stderr', '')
+            found.append(f'{kind.__name__} cannot be looked for: {error!r}: {said}')
     return found
 
 

@@ -2,6 +2,10 @@
 
 import base64
 import json
+import shutil
+
+import fixtures
+from neutronclient.common import exceptions as neutron_errors
 
 from tests.nova import base
 from zun_virt import sandbox
@@ -73,10 +77,38 @@ class ConfigDriveTestCase(base.CloudTestCase):
         self.eventually(lambda: self.assertTrue((self.drive(server) / 'openstack').is_dir()))
         self.assertEqual(SCRIPT, self.read(server, 'user_data'))
         self.assertEqual({'ec2', 'openstack'}, {path.name for path in self.drive(server).iterdir()})
-        again = (self.drive(server) / 'openstack').stat().st_ino
+        (self.drive(server) / 'mark').mkdir()
         self.act(server, reboot={'type': 'HARD'})
         self.wait_for(server, status='ACTIVE')
-        self.assertEqual(again, (self.drive(server) / 'openstack').stat().st_ino)
+        self.assertTrue((self.drive(server) / 'mark').is_dir())
+
+    def test_one_that_was_cut_off_is_written_when_nova_compute_starts(self):
+        """As when it was killed on the way here of a server that runs."""
+        server = self.create(config_drive=True, user_data=encoded(SCRIPT))
+        (self.drive(server) / 'openstack').rename(self.drive(server) / '.cut-off')
+        self.restart()
+        self.eventually(lambda: self.assertTrue((self.drive(server) / 'openstack').is_dir()))
+        self.assertEqual(SCRIPT, self.read(server, 'user_data'))
+
+    def test_one_of_which_nova_cannot_tell_is_no_server(self):
+        neutron = self.useFixture(
+            fixtures.MockPatch(
+                'nova.network.security_group_api.get_instance_security_groups',
+                side_effect=neutron_errors.NeutronClientException('no answer'),
+            )
+        )
+        server = self.create(wanted='ERROR', config_drive=True)
+        self.assertTrue(neutron.mock.called)
+        self.assertFalse(self.drive(server).exists())
+        self.assertNotIn(server['id'], self.box.store.ids())
+
+    def test_a_server_that_never_had_one_starts_without(self):
+        """As one that asked for it before this was built."""
+        server = self.create(config_drive=True)
+        shutil.rmtree(self.drive(server))
+        self.act(server, reboot={'type': 'HARD'})
+        self.wait_for(server, status='ACTIVE')
+        self.assertFalse(self.drive(server).exists())
 
     def test_a_rebuild_makes_it_anew(self):
         server = self.create(config_drive=True, user_data=encoded(SCRIPT))

@@ -265,8 +265,7 @@ class SandboxStore:
 
         :raises OSError: a volume is still mounted there
         """
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.config_drive(instance_id))
+        self.remove_config_drive(instance_id)
         volumes = self.volumes(instance_id)
         with contextlib.suppress(FileNotFoundError):
             # Never with what is in it: that would be a tenant's data.
@@ -275,6 +274,16 @@ class SandboxStore:
             volumes.rmdir()
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.directory(instance_id))
+
+    def remove_config_drive(self, instance_id: str) -> None:
+        """Remove the directory of a sandbox's config drive; one that is gone is fine."""
+        drive = self.config_drive(instance_id)
+        going = drive.with_suffix('.going')  # half of one is not taken for one
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(going)
+        with contextlib.suppress(FileNotFoundError):
+            drive.rename(going)
+            shutil.rmtree(going)
 
     @contextlib.contextmanager
     def lock(self, instance_id: str, timeout: float) -> Iterator[None]:

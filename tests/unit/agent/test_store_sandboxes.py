@@ -46,7 +46,10 @@ def test_only_intents_without_an_answer_are_swept(store):
     assert store.container(waiting.uuid).desired == 'deleted'
     assert not store.give_up_intent(bound.intent_id)
     assert not store.remove_intent(bound.intent_id)
+    store.request(waiting.uuid, action=action('delete'), desired=Desired.DELETED)
     assert store.remove_intent(waiting.intent_id)
+    (kept,) = store.actions(waiting.uuid)
+    assert kept.finish_time is not None
     assert store.container(bound.uuid).desired == 'created'
     with pytest.raises(errors.ContainerNotFound):
         store.bind_intent(waiting.intent_id, str(uuid.uuid4()))
