@@ -24,7 +24,7 @@ def served(directory: pathlib.Path) -> Iterator[str]:
         'setpriv',
         '--reuid=zun',
         '--regid=zun',
-        '--init-groups',
+        '--clear-groups',
         f'{conf["VENV"]}/bin/uwsgi',
     ]
     command += ['--http-socket', address, '--module', 'zun_agent.api.wsgi:application']
